@@ -1,0 +1,29 @@
+"""Fixtures and switches for the whole suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-slow", action="store_true", help="also run the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--run-slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="takes minutes; add --run-slow"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of research photographs, weights and ground truth, which is never part of the project."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"needs the research data, which is not here ({SHARED_DATA.name} beside the project)")
+    return SHARED_DATA
