@@ -1,0 +1,1 @@
+"""Jobs over photo archives: they only wire what `retinafocus` knows."""

@@ -1,0 +1,64 @@
+"""Run the shards in this process, without Ray: one thread per worker."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+import pyarrow as pa
+import torch
+
+from pipelines.stages import DetectShard, StageConfig, Stopped
+
+
+def run_on_threads(
+    config: StageConfig,
+    shards: list[dict[str, int]],
+    *,
+    workers: int,
+    threads_per_worker: int,
+    on_photo: Callable[[int | None], None],
+) -> Iterator[pa.Table]:
+    """Look at every shard; yields each committed shard's row of counts as it comes.
+
+    An error in one worker (not in one photo: those are rows) stops the others at their next photo and is raised here.
+    Closing the iterator early (Ctrl-C) stops them the same way; finished shards stay committed.
+    """
+    waiting: queue.SimpleQueue[dict[str, int]] = queue.SimpleQueue()
+    for row in shards:
+        waiting.put(row)
+    done: queue.SimpleQueue[pa.Table | BaseException | None] = queue.SimpleQueue()
+    stop = threading.Event()
+    # Several single-threaded networks beat one with several threads: a small network leaves threads waiting.
+    torch.set_num_threads(threads_per_worker)
+
+    def work() -> None:
+        try:
+            stage = DetectShard(config, on_photo=on_photo, stop=stop)
+            while not stop.is_set():
+                done.put(stage(pa.Table.from_pylist([waiting.get_nowait()])))
+        except (queue.Empty, Stopped):
+            pass
+        except BaseException as error:
+            done.put(error)
+        finally:
+            done.put(None)
+
+    threads = [threading.Thread(target=work, name=f"worker-{index}") for index in range(min(workers, len(shards)))]
+    for thread in threads:
+        thread.start()
+    try:
+        ended = 0
+        while ended < len(threads):
+            item = done.get()
+            if item is None:
+                ended += 1
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                yield item
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

@@ -1,0 +1,80 @@
+"""`retinafocus draw`: the faces of a run, drawn into its photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from retinafocus.draw import contact_sheet, draw_faces, save_picture
+
+from retinafocus.errors import PhotoError, RunError, SettingsError
+from retinafocus.faces import Faces
+from retinafocus.photos import decode, read_bytes
+from retinafocus.runs import Run, open_run
+
+# Long side of a picture on the sheet, and how many stand side by side.
+SHEET_CELL = 480
+SHEET_COLUMNS = 6
+
+
+def draw_run(folder: str, output: str, threshold: float | None, limit: int, sheet: bool) -> list[Path]:
+    """Draw photos spread evenly over a run.
+
+    Args:
+        folder: the run.
+        output: folder for the pictures; made if missing.
+        threshold: lowest score drawn; None takes the display threshold of the run's weights.
+        limit: how many photos.
+        sheet: one contact sheet instead of one picture per photo.
+
+    Returns:
+        The files written.
+
+    Raises:
+        RunError: there is no run, or none of its photos was looked at.
+        SettingsError: the limit is below 1.
+    """
+    if limit < 1:
+        raise SettingsError(f"limit is {limit}; choose 1 or more photos")
+    run = open_run(folder)
+    images = run.images()
+    looked = images.filter(pc.equal(images.column("status"), "ok"))
+    if not looked.num_rows:
+        raise RunError(f"{folder}: no photo of this run was looked at; see status and error in its images table")
+    looked = looked.sort_by("uri")
+    chosen = looked.take(pa.array(np.unique(np.linspace(0, looked.num_rows - 1, limit).astype(int))))
+    threshold = run.info["preset"]["display_threshold"] if threshold is None else threshold
+    Path(output).mkdir(parents=True, exist_ok=True)
+    drawn = _draw(run, chosen, threshold)
+    if sheet:
+        path = Path(output) / "sheet.jpg"
+        save_picture(path, contact_sheet([_shrink(picture) for _, picture in drawn], SHEET_COLUMNS, SHEET_CELL))
+        return [path]
+    paths = []
+    for number, (uri, picture) in enumerate(drawn):
+        paths.append(Path(output) / f"{number:04d}-{Path(uri).stem}.jpg")
+        save_picture(paths[-1], picture)
+    return paths
+
+
+def _draw(run: Run, images: pa.Table, threshold: float) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    faces = run.faces()
+    for row in images.to_pylist():
+        mine = faces.filter(pc.equal(faces.column("image_id"), row["image_id"]))
+        try:
+            pixels = decode(read_bytes(row["uri"]))
+        except PhotoError as error:
+            raise RunError(f"{row['uri']}: cannot be drawn any more: {error.reason}") from error
+        yield row["uri"], draw_faces(pixels, Faces.from_arrow(mine).above(threshold))
+
+
+def _shrink(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    scale = SHEET_CELL / max(picture.shape[:2])
+    if scale >= 1:
+        return picture
+    return np.asarray(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)

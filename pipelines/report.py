@@ -1,0 +1,174 @@
+"""What a person reads while a run goes on, and at its end."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+if TYPE_CHECKING:
+    from pipelines.detect import Plan
+    from retinafocus.weights import WeightsInfo
+
+# A log file gets a line this often, and one at the end.
+LOG_SECONDS = 10.0
+
+
+class Progress:
+    """Photos looked at: a bar on a terminal, a line now and then in a log file.
+
+    The local runner reports each photo; Ray reports whole shards.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.console = Console(file=stream or sys.stderr, highlight=False)
+        self._lock = threading.Lock()
+        self._bar: Bar | None = None
+        self._by_photo = False
+        self._photos = self._faces = self._failed = self._total = self._before = 0
+        self._started = self._logged = 0.0
+
+    def start(self, total: int, *, done: int) -> None:
+        """Begin; `done` photos have their rows from an earlier attempt."""
+        self._total, self._photos, self._before = total, done, done
+        self._started = self._logged = monotonic()
+        if done:
+            self.console.print(f"{done:,} of {total:,} photos are done already, going on with the rest")
+        if self.console.is_terminal:
+            self._bar = Bar(
+                TextColumn("photos"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
+                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console,
+            )  # fmt: skip
+            self._bar.add_task("", total=total, completed=done)
+            self._bar.start()
+
+    def photo(self, faces: int | None) -> None:
+        """One photo is done; `faces` is None if it could not be looked at."""
+        with self._lock:
+            self._by_photo = True
+            self._add(1, faces or 0, int(faces is None))
+
+    def shard(self, row: dict[str, Any]) -> None:
+        """A shard is committed."""
+        with self._lock:
+            if not self._by_photo:
+                self._add(row["photos"], row["faces"], row["failed"])
+
+    def stop(self) -> None:
+        """End, however it ended."""
+        with self._lock:
+            if self._bar is not None:
+                self._bar.stop()
+            elif self._photos > self._before:
+                self._log()
+
+    def _add(self, photos: int, faces: int, failed: int) -> None:
+        self._photos, self._faces, self._failed = self._photos + photos, self._faces + faces, self._failed + failed
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self._photos, description=self._line())
+        elif monotonic() - self._logged >= LOG_SECONDS:
+            self._log()
+
+    def _line(self) -> str:
+        rate = (self._photos - self._before) / max(monotonic() - self._started, 1e-9)
+        return f"{rate:.1f} photos/s, {self._faces:,} faces, {self._failed:,} failed"
+
+    def _log(self) -> None:
+        self._logged = monotonic()
+        self.console.print(f"photos {self._photos:,} of {self._total:,}: {self._line()}", soft_wrap=True)
+
+
+def summary(folder: str, run: dict[str, Any]) -> str:
+    """The closing words of a run, for a terminal or a log.
+
+    Args:
+        folder: the run's folder as the user named it.
+        run: what `run.json` holds.
+    """
+    totals = run["totals"]
+    statuses = dict(totals["statuses"])
+    looked = statuses.pop("ok", 0)
+    photos, faces, seconds = totals["photos"], totals["faces"], totals["wall_seconds"]
+    failed = ", ".join(f"{count:,} {status}" for status, count in sorted(statuses.items(), key=lambda item: -item[1]))
+    lines = [
+        f"photos   {photos:,}: {looked:,} looked at, {photos - looked:,} failed" + (f" ({failed})" if failed else ""),
+        f"faces    {faces:,} in {totals['photos_with_faces']:,} photos",
+    ]
+    if rate := totals["photos_this_time"] / seconds if seconds else 0.0:
+        lines.append(f"time     {seconds:,.1f} s, {rate:.1f} photos/s; {_shares(totals['seconds'])}")
+    lines.append(f"tables   {folder}/faces, {folder}/images, {folder}/timing")
+    if statuses:
+        lines.append(f"failures SELECT uri, status, error FROM '{folder}/images/*.parquet' WHERE status <> 'ok'")
+    return "\n".join(lines)
+
+
+def describe_plan(plan: Plan) -> str:
+    """What a run is about to do, in a few lines."""
+    workers, archive = plan.workers, plan.inventory
+    size = sum(plan.manifest.column("bytes").drop_null().to_pylist())
+    lines = [
+        f"weights  {plan.weights_path.name} ({plan.weights.preset.name}, {plan.weights.sha256[:12]})",
+        f"photos   {plan.manifest.num_rows:,}, {_bytes(size)}, in {_shards(plan.manifest):,} shards",
+    ]
+    if archive is not None and archive.skipped:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in archive.skipped.most_common(6))
+        lines.append(f"skipped  {sum(archive.skipped.values()):,}: {kinds}")
+    if plan.earlier is not None:
+        lines.append(f"resumes  the run of {plan.earlier['started']}; its list of photos is frozen")
+    lines.append(
+        f"runs     {plan.runner}, {workers.count} {workers.device} workers of {workers.threads} threads; "
+        f"faces from {plan.detector.min_face:g} px, scores from {plan.detector.score_threshold:g}"
+    )
+    if plan.forecast is not None and plan.forecast.sampled:
+        expected = plan.forecast
+        lines.append(
+            f"expected {_duration(expected.seconds)}: {expected.network_megapixels:.1f} Mpx through the network and "
+            f"{expected.seconds_per_photo:.2f} s for each photo (from {expected.sampled} of them)"
+        )
+    return "\n".join(lines)
+
+
+def describe_weights(info: WeightsInfo) -> str:
+    """What a weights file holds, in a few lines."""
+    preset, anchors = info.preset, info.preset.anchors
+    sizes = "; ".join(
+        f"stride {stride}: {', '.join(f'{size:g}' for size in row)}"
+        for stride, row in zip(anchors.strides, anchors.sizes, strict=True)
+    )
+    focus = f"on {preset.focus.feature}" if preset.focus else "none"
+    lines = [
+        f"preset   {preset.name}: {preset.backbone}, {preset.channels} channels, {info.parameters:,} parameters",
+        f"anchors  {sizes} (network pixels)",
+        f"focus    {focus}",
+        f"source   {info.source}",
+        f"licence  {info.licence}",
+        f"sha256   {info.sha256}",
+    ]
+    return "\n".join(lines)
+
+
+def _shards(manifest: Any) -> int:
+    return len(manifest.column("shard").unique())
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+def _shares(seconds: dict[str, float]) -> str:
+    total = sum(seconds.values())
+    if not total:
+        return "no photo was looked at"
+    shares = sorted(seconds.items(), key=lambda item: -item[1])
+    return "workers spent " + ", ".join(f"{100 * value / total:.0f} % {stage}" for stage, value in shares)

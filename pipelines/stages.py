@@ -1,0 +1,253 @@
+"""The stage that does the work: a shard of photos in, its committed tables out. Needs no Ray.
+
+Reading and decoding run ahead in threads while the network looks at the photo before; both release Python's lock.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import uuid
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.ledger import commit_shard, read_record
+from pipelines.store import LocalStore
+from retinafocus.detector import Detector, DetectorConfig
+from retinafocus.errors import PhotoError, WeightsError
+from retinafocus.faces import FACES_SCHEMA, IMAGES_SCHEMA, TIMING_SCHEMA, Faces
+from retinafocus.photos import PhotoHeader, read_bytes, read_header
+from retinafocus.runs import MANIFEST_FILE, ledger_name
+from retinafocus.weights import read_info
+
+# What one shard tells the driver: small, and of the same columns whether it held faces or not.
+SHARD_SCHEMA = pa.schema(
+    [
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("photos", pa.int64(), nullable=False),
+        pa.field("faces", pa.int64(), nullable=False),
+        pa.field("failed", pa.int64(), nullable=False),
+        pa.field("error", pa.string()),
+    ]
+)
+
+
+class Stopped(Exception):
+    """The run was asked to stop; the shard in work is left undone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """What a worker needs to know; travels to every worker of a run."""
+
+    output: str
+    """The run's folder."""
+
+    weights: str
+    """Path of the weights file."""
+
+    weights_sha256: str
+    """Hash the weights must have: every worker of a run uses the same."""
+
+    detector: DetectorConfig
+    """What to look for and on which device."""
+
+    metadata: dict[str, str] = field(default_factory=dict)
+    """Goes into the metadata of every Parquet part."""
+
+    read_ahead: int = 2
+    """Photos read and decoded ahead of the network; bounds the decoded photos held in memory to one more than this."""
+
+
+@dataclass
+class _Looked:
+    """All that became of one photo."""
+
+    row: dict[str, Any]
+    status: str = "ok"
+    error: str | None = None
+    header: PhotoHeader | None = None
+    prepared: Any = None
+    faces: Faces | None = None
+    pixels: int = 0
+    ms: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+
+class DetectShard:
+    """One worker's stage: rows that name shards in, one row of counts per committed shard out.
+
+    Args:
+        config: what the run looks for.
+        on_photo: called after each photo with its number of faces, or None if it was not looked at.
+        stop: when set, the stage raises `Stopped` at the next photo.
+    """
+
+    def __init__(
+        self,
+        config: StageConfig,
+        *,
+        on_photo: Callable[[int | None], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        found = read_info(config.weights).sha256
+        if found != config.weights_sha256:
+            raise WeightsError(
+                f"{config.weights}: hash {found[:12]} here, {config.weights_sha256[:12]} where the run was started; "
+                "copy that file to every machine"
+            )
+        self.config = config
+        self.detector = Detector.from_pretrained(config.weights, config.detector)
+        self.store = LocalStore(config.output)
+        self.worker = f"{socket.gethostname()}:{os.getpid()}:{threading.get_native_id()}"
+        self._on_photo = on_photo or (lambda faces: None)
+        self._stop = stop or threading.Event()
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = [self._row(shard) for shard in batch.column("shard").to_pylist()]
+        return pa.Table.from_pylist(rows, schema=SHARD_SCHEMA)
+
+    def _row(self, shard: int) -> dict[str, Any]:
+        row = {"shard": shard, "photos": 0, "faces": 0, "failed": 0, "error": None}
+        try:
+            record = self.detect_shard(shard)
+        except Stopped:
+            raise
+        except Exception as error:  # not one photo's fault (those are rows): say so to the driver, which decides
+            return {**row, "error": f"{type(error).__name__}: {error}"}
+        failed = record["photos"] - record["statuses"].get("ok", 0)
+        return {**row, "photos": record["photos"], "faces": record["faces"], "failed": failed}
+
+    def detect_shard(self, shard: int) -> dict[str, Any]:
+        """Look at every photo of a shard and commit its tables; the shard's record."""
+        if self.store.exists(ledger_name(shard)):
+            return read_record(self.store, shard)  # done by an attempt whose answer was lost
+        attempt = uuid.uuid4().hex[:12]
+        manifest = pq.read_table(self.store.root / MANIFEST_FILE, filters=[("shard", "=", shard)])
+        looked = list(self._look_at(manifest.to_pylist()))
+        return commit_shard(
+            self.store, shard, attempt, self._tables(looked, shard, attempt), _statistics(looked, self.worker)
+        )
+
+    def _look_at(self, rows: list[dict[str, Any]]) -> Iterator[_Looked]:
+        with ThreadPoolExecutor(max_workers=self.config.read_ahead, thread_name_prefix="read") as pool:
+            ahead: deque[Future[_Looked]] = deque()
+            remaining = iter(rows)
+            try:
+                while True:
+                    while len(ahead) < self.config.read_ahead and (row := next(remaining, None)) is not None:
+                        ahead.append(pool.submit(self._prepare, row))
+                    if not ahead:
+                        return
+                    looked = ahead.popleft().result()
+                    if self._stop.is_set():
+                        raise Stopped
+                    self._detect(looked)
+                    self._on_photo(None if looked.faces is None else len(looked.faces))
+                    yield looked
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _prepare(self, row: dict[str, Any]) -> _Looked:
+        looked = _Looked(row=row)
+        try:
+            start = perf_counter()
+            data = read_bytes(row["uri"])
+            looked.ms["read"] += 1e3 * (perf_counter() - start)
+            if row["bytes"] is not None and len(data) != row["bytes"]:
+                raise PhotoError(
+                    "changed", f"{len(data)} bytes now, {row['bytes']} when it was listed; list the archive again"
+                )
+            looked.row = {**row, "bytes": len(data)}
+            start = perf_counter()
+            looked.header = read_header(data)
+            looked.prepared = self.detector.prepare(data)
+            looked.ms["decode"] += 1e3 * (perf_counter() - start)
+        except PhotoError as error:
+            looked.status, looked.error = error.status, error.reason
+        return looked
+
+    def _detect(self, looked: _Looked) -> None:
+        if looked.prepared is None:
+            return
+        start = perf_counter()
+        try:
+            result = self.detector.look(looked.prepared)
+        except PhotoError as error:
+            looked.status, looked.error = error.status, error.reason
+            return
+        finally:
+            looked.prepared = None  # the pixels: the largest thing in memory
+        looked.faces, looked.pixels = result.faces, result.pixels_processed
+        looked.ms["network"] += result.ms_network
+        looked.ms["other"] += 1e3 * (perf_counter() - start) - result.ms_network
+
+    def _tables(self, looked: list[_Looked], shard: int, attempt: str) -> dict[str, pa.Table]:
+        looked = sorted(looked, key=lambda photo: photo.row["image_id"])
+        timing = [_timing_row(photo, shard, attempt, self.worker) for photo in looked]
+        tables = {
+            "faces": _faces_table(looked, shard),
+            "images": pa.Table.from_pylist([_image_row(photo, shard) for photo in looked], schema=IMAGES_SCHEMA),
+            "timing": pa.Table.from_pylist(timing, schema=TIMING_SCHEMA),
+        }
+        return {
+            name: table.replace_schema_metadata({**(table.schema.metadata or {}), **self.config.metadata})
+            for name, table in tables.items()
+        }
+
+
+def _faces_table(looked: list[_Looked], shard: int) -> pa.Table:
+    parts = [
+        photo.faces.to_arrow(image_id=photo.row["image_id"], uri=photo.row["uri"], shard=shard)
+        for photo in looked
+        if photo.faces is not None
+    ]
+    return pa.concat_tables([FACES_SCHEMA.empty_table(), *parts]).combine_chunks()
+
+
+def _image_row(photo: _Looked, shard: int) -> dict[str, Any]:
+    header = photo.header
+    return {
+        "image_id": photo.row["image_id"],
+        "uri": photo.row["uri"],
+        "status": photo.status,
+        "error": photo.error,
+        "width": header.width if header else None,
+        "height": header.height if header else None,
+        "orientation": header.orientation if header else None,
+        "taken_at": header.taken_at if header else None,
+        "bytes": photo.row["bytes"],
+        "modified": photo.row["modified"],
+        "faces": None if photo.faces is None else len(photo.faces),
+        "pixels_processed": photo.pixels,
+        "shard": shard,
+    }
+
+
+def _timing_row(photo: _Looked, shard: int, attempt: str, worker: str) -> dict[str, Any]:
+    stages = {f"ms_{stage}": photo.ms[stage] for stage in ("read", "decode", "network", "other")}
+    return {"image_id": photo.row["image_id"], "shard": shard, "attempt": attempt, "worker": worker, **stages}
+
+
+def _statistics(looked: list[_Looked], worker: str) -> dict[str, Any]:
+    seconds: dict[str, float] = defaultdict(float)
+    for photo in looked:
+        for stage, milliseconds in photo.ms.items():
+            seconds[stage] += milliseconds / 1e3
+    return {
+        "photos": len(looked),
+        "faces": sum(len(photo.faces) for photo in looked if photo.faces is not None),
+        "photos_with_faces": sum(bool(photo.faces is not None and len(photo.faces)) for photo in looked),
+        "pixels_processed": sum(photo.pixels for photo in looked),
+        "statuses": dict(sorted(Counter(photo.status for photo in looked).items())),
+        "seconds": {stage: round(value, 4) for stage, value in sorted(seconds.items())},
+        "worker": worker,
+    }

@@ -1,0 +1,1 @@
+"""Photographs with labelled faces: one record type, one reader for each way such labels are stored."""

@@ -1,0 +1,166 @@
+"""From what the network says about each level to the faces of one photo.
+
+`find_candidates` turns one picture's outputs into the boxes that may be faces, in network-input pixels;
+`merge_levels` carries those of all levels to the photo, drops what another level sees better, removes duplicates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from retinafocus.anchors import anchor_boxes
+from retinafocus.boxes import box_sides, clip_boxes, decode_boxes, decode_landmarks
+from retinafocus.errors import PhotoError, SettingsError
+from retinafocus.faces import Faces
+from retinafocus.levels import Level
+from retinafocus.models import Outputs, Preset
+from retinafocus.nms import nms
+
+# The picture that the published limit of 5000 candidates was meant for; larger ones get more in proportion.
+TOP_K_PIXELS = 640 * 640
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PostConfig:
+    """How candidates become faces. The published defaults, except for the limits, which grow with the photo."""
+
+    score_floor: float = 0.02
+    """Candidates below this probability are never touched. 0.02 for evaluation; the detector raises it to its score
+    threshold, which changes nothing above that threshold: a box is only ever removed by a better one."""
+
+    top_k: int | None = 5000
+    """Candidates kept before the removal of duplicates, best first: this many for a level of up to 640 x 640 pixels
+    and in proportion to the pixels above that (101,250 at 3840 x 2160, of 340,000 anchors). The published 5000 for
+    any size loses faces in a 4K crowd, where each face has several candidates. None: all."""
+
+    nms_iou: float = 0.4
+    """Of two boxes that overlap more than this (intersection over union), the one with the lower score is dropped."""
+
+    keep_top_k: int | None = 20_000
+    """Faces kept per photo, best first. The published 750 is fewer than one WIDER FACE picture has. None: all."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.score_floor < 1:
+            raise SettingsError(f"post.score_floor is {self.score_floor}; choose a probability of 0 or more, below 1")
+        if not 0 <= self.nms_iou <= 1:
+            raise SettingsError(f"post.nms_iou is {self.nms_iou}; choose 0..1")
+        for name in ("top_k", "keep_top_k"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise SettingsError(f"post.{name} is {limit}; choose at least 1, or None for no limit")
+
+    def candidate_limit(self, pixels: int) -> int | None:
+        """How many candidates a level of that many pixels may have."""
+        return None if self.top_k is None else math.ceil(self.top_k * max(1.0, pixels / TOP_K_PIXELS))
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Boxes of one picture that may be faces, before duplicates are removed; N may be 0."""
+
+    boxes: NDArray[np.float32]
+    """(N, 4) float32; xyxy network-input pixels, not clipped."""
+
+    scores: NDArray[np.float32]
+    """(N,) float32; 0..1, in no particular order."""
+
+    landmarks: NDArray[np.float32]
+    """(N, 5, 2) float32; x,y network-input pixels."""
+
+    def __len__(self) -> int:
+        return int(self.scores.size)
+
+
+def find_candidates(outputs: Outputs, size: tuple[int, int], preset: Preset, config: PostConfig) -> Candidates:
+    """Read the outputs for one picture. Only anchors above the floor are decoded or leave the device.
+
+    Args:
+        outputs: for a batch of one, on any device.
+        size: (height, width) of the network input in pixels.
+        preset: of the network: its anchors and variances.
+        config: floor and limit.
+
+    Raises:
+        PhotoError: model_error, the outputs contain numbers that are not finite.
+    """
+    # softmax over two classes is the sigmoid of their difference, so the floor is a floor on the difference.
+    margins = outputs.class_logits[0, :, 1].float() - outputs.class_logits[0, :, 0].float()
+    _check_finite(margins)
+    chosen = torch.nonzero(margins >= _logit(config.score_floor)).squeeze(1)
+    limit = config.candidate_limit(size[0] * size[1])
+    if limit is not None and len(chosen) > limit:
+        best_first = torch.sort(margins[chosen], descending=True, stable=True).indices
+        chosen = chosen[best_first[:limit]]
+    scores = torch.sigmoid(margins[chosen].cpu())
+    anchors = anchor_boxes(preset.anchors, size)[chosen.cpu()]
+    boxes = decode_boxes(outputs.box_deltas[0, chosen].cpu().float(), anchors, preset.variances)
+    landmarks = decode_landmarks(outputs.landmark_deltas[0, chosen].cpu().float(), anchors, preset.variances)
+    _check_finite(boxes)
+    _check_finite(landmarks)
+    above = scores >= config.score_floor
+    return Candidates(boxes[above].numpy(), scores[above].numpy(), landmarks[above].numpy())
+
+
+def merge_levels(found: Sequence[tuple[Level, Candidates]], config: PostConfig) -> Faces:
+    """Unite what was found at the levels of one photo. The order of `found` does not matter.
+
+    From each level only the sizes in its `face_range` are kept, measured before the box is cut at the photo's
+    border. Then one removal of duplicates over all levels.
+
+    Args:
+        found: levels of one photo with their candidates; may be empty.
+        config: overlap and limit.
+
+    Returns:
+        Boxes inside the photo, in pixels of the upright original photo; equal scores are ordered from top to bottom.
+    """
+    parts = [_to_photo(level, candidates) for level, candidates in found]
+    if not parts:
+        return Faces.empty()
+    boxes, scores, landmarks, levels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    order = _best_first(boxes, scores, levels)
+    kept = nms(torch.from_numpy(boxes[order]), torch.from_numpy(scores[order]), config.nms_iou).numpy()
+    chosen = order[kept[: config.keep_top_k]]
+    return Faces(boxes[chosen], scores[chosen], landmarks[chosen], levels[chosen])
+
+
+def _logit(probability: float) -> float:
+    """The difference of logits just below which the face probability is under `probability`."""
+    # The slack lets float32's rounding of a sigmoid decide at the floor itself, not that of a logarithm.
+    return -math.inf if probability == 0 else math.log(probability / (1 - probability)) - 1e-4
+
+
+def _check_finite(values: Tensor) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise PhotoError(
+            "model_error", "the network's output is not finite; check the weights, or use precision float32"
+        )
+
+
+def _to_photo(
+    level: Level, candidates: Candidates
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.int16]]:
+    """Boxes, scores, landmarks and level numbers of one level's candidates that count, in photo pixels."""
+    low, high = level.face_range
+    boxes = torch.from_numpy(level.to_photo(candidates.boxes))
+    sides = box_sides(boxes)
+    boxes = clip_boxes(boxes, level.photo_size)
+    visible = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    kept = ((sides > low) & (sides <= high) & visible).numpy()
+    landmarks = level.to_photo(candidates.landmarks[kept])
+    return boxes.numpy()[kept], candidates.scores[kept], landmarks, np.full(kept.sum(), level.index, np.int16)
+
+
+def _best_first(
+    boxes: NDArray[np.float32], scores: NDArray[np.float32], levels: NDArray[np.int16]
+) -> NDArray[np.int64]:
+    """Order by falling score; equal scores by top, left, bottom, right edge and level, so that arrival counts not."""
+    keys = (levels, boxes[:, 2], boxes[:, 3], boxes[:, 0], boxes[:, 1], -scores)
+    return np.lexsort(keys)

@@ -1,0 +1,102 @@
+"""The job through Ray Data: the same tables as in-process, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from retinafocus.errors import SettingsError
+from retinafocus.runs import Run
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.timeout(240),
+    # Ray leaves sockets and files to the interpreter's end, and warns of its own coming changes.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def larger_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """32 photos of about a tenth of a second each, so that there is time to kill what looks at them."""
+    root = tmp_path_factory.mktemp("larger")
+    random = np.random.default_rng(11)
+    for number in range(32):
+        small = random.integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        cv2.imwrite(str(root / f"{number:02d}.jpg"), cv2.resize(small, (960, 720), interpolation=cv2.INTER_CUBIC))
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    run_job: Callable[..., Run], larger_archive: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    return run_job(larger_archive, tmp_path_factory.mktemp("undisturbed"), tiny_weights, runner="local", workers="2")
+
+
+def test_two_actors_write_the_tables_of_the_local_run(
+    run_job: Callable[..., Run],
+    ray_cluster: str,
+    larger_archive: Path,
+    undisturbed: Run,
+    tiny_weights: Path,
+    tmp_path: Path,
+) -> None:
+    run = run_job(larger_archive, tmp_path, tiny_weights, runner="ray", workers="cpu=2")
+    assert run.info["runner"] == "ray"
+    assert len(run.records) >= 4
+    workers = set(run.timing().column("worker").to_pylist())
+    assert len({worker.split(":")[1] for worker in workers}) == 2
+    assert f":{os.getpid()}:" not in "".join(workers)
+    assert run.faces().equals(undisturbed.faces())
+    assert run.images().equals(undisturbed.images())
+
+
+def test_killed_driver_loses_and_doubles_nothing(
+    run_job: Callable[..., Run],
+    ray_cluster: str,
+    larger_archive: Path,
+    undisturbed: Run,
+    tiny_weights: Path,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "pipelines.cli", "detect", str(larger_archive), "-o", str(out), "--device", "cpu",
+               "--weights", str(tiny_weights), "--runner", "ray", "--workers", "2", "--address", ray_cluster]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while _committed(out) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    at_kill = _committed(out)
+    assert 0 < at_kill < len(undisturbed.records)
+    run = run_job(larger_archive, out, tiny_weights, runner="ray", workers="1")
+    assert run.complete
+    assert run.faces().equals(undisturbed.faces())
+    assert run.images().equals(undisturbed.images())
+
+
+def test_cluster_that_is_too_small_is_refused_before_the_first_photo(
+    run_job: Callable[..., Run], ray_cluster: str, archive: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=r"workers: 9 workers .* the cluster has 4; use --workers 3 or add nodes"):
+        run_job(archive, tmp_path, tiny_weights, runner="ray", workers="9")
+    assert list(tmp_path.glob("faces/*")) == []
+
+
+def _committed(out: Path) -> int:
+    ledger = out / "_ledger"
+    return (
+        sum(1 for path in ledger.iterdir() if path.suffix == ".json" and path.name[0] != ".") if ledger.is_dir() else 0
+    )
