@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from retinafocus.draw import save_picture
 from torchvision.ops import box_iou
 
 from pipelines import detect
 from pipelines.pictures import draw_run
 from pipelines.report import Progress, describe_plan, summary
+from retinafocus.draw import save_picture
 from retinafocus.errors import SettingsError
 from retinafocus.runs import Run, open_run
 from retinafocus.weights import find_weights
@@ -37,7 +37,6 @@ CAMERAMAN_FACE = (196.0, 98.0, 258.0, 196.0)
 # sqrt(width * height) of the faces planted in one picture, in pixels: from the default --min-face to a close portrait.
 FACE_SIZES = (20, 24, 28, 34, 40, 56, 80, 120, 200, 360)
 
-JPEG_QUALITY = 88
 SEED = 4
 
 # A planted face counts as found when a box of at least the display threshold covers it this well.
@@ -108,7 +107,7 @@ def make_archive(folder: Path, pictures: int) -> pa.Table:
                 rows.append(
                     {"image": f"demo-{number:03d}.jpg", **dict(zip(("x1", "y1", "x2", "y2"), face, strict=True))}
                 )
-        save_picture(folder / f"demo-{number:03d}.jpg", canvas, quality=JPEG_QUALITY)
+        save_picture(folder / f"demo-{number:03d}.jpg", canvas)
     schema = pa.schema([("image", pa.string()), *((name, pa.float32()) for name in ("x1", "y1", "x2", "y2"))])
     planted = pa.Table.from_pylist(rows, schema=schema)
     pq.write_table(planted, folder.parent / "planted.parquet")
@@ -124,8 +123,8 @@ def count_found(run: Run, planted: pa.Table, threshold: float) -> str:
     columns = ["x1", "y1", "x2", "y2"]
     found = others = 0
     for name in sorted(set(names) | set(truth["image"])):
-        boxes = torch.from_numpy(faces.loc[names == name, columns].to_numpy(np.float32))
-        wanted = torch.from_numpy(truth.loc[truth["image"] == name, columns].to_numpy(np.float32))
+        boxes = torch.tensor(faces.loc[names == name, columns].to_numpy(np.float32))
+        wanted = torch.tensor(truth.loc[truth["image"] == name, columns].to_numpy(np.float32))
         hits = box_iou(boxes, wanted) >= FOUND_IOU
         found += int(hits.any(dim=0).sum())
         others += int((~hits.any(dim=1)).sum())
@@ -152,7 +151,7 @@ def _background(picture: NDArray[np.uint8], random: np.random.Generator) -> NDAr
     scale = max(HEIGHT / height, WIDTH / width)
     size = (int(np.ceil(width * scale)), int(np.ceil(height * scale)))
     large = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC)[:HEIGHT, :WIDTH].astype(np.int16)
-    noise = random.normal(0, 4, (HEIGHT, WIDTH, 1)).astype(np.int16)
+    noise = random.normal(0, 2, (HEIGHT, WIDTH, 1)).astype(np.int16)
     noisy: NDArray[np.uint8] = np.clip(large + noise, 0, 255).astype(np.uint8)
     return noisy
 

@@ -275,7 +275,9 @@ def _settings(job: DetectJob, detector: DetectorConfig, weights: WeightsInfo) ->
         "root": job.root,
         "limit": job.limit,
         "detector": settings,
+        # The hash covers tensors only: the same tensors read with other anchors give other faces.
         "weights_sha256": weights.sha256,
+        "preset": weights.preset.to_dict(),
         "schema_version": SCHEMA_VERSION,
     }
 
@@ -330,7 +332,6 @@ def _run_record(planned: Plan) -> dict[str, Any]:
             "source": info.source,
             "licence": info.licence,
         },
-        "preset": info.preset.to_dict(),
         "archive": _archive(planned),
         "versions": {
             "python": platform.python_version(),

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import torch
 
-from retinafocus.engines import available_engines
+from retinafocus.engines import EngineReport, available_engines
 from retinafocus.errors import PhotoError, WeightsError
 from retinafocus.photos import FORMATS, decode
 from retinafocus.weights import find_weights
@@ -35,10 +35,7 @@ def examine() -> str:
         f"memory    {memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB",
         f"disk      {disk.free / 1e9:.0f} GB free here",
         f"gpu       {_gpus()}",
-        *(
-            f"engine    {engine.name} on {engine.device}: {'usable' if engine.usable else 'not usable'}; {engine.detail}"
-            for engine in available_engines()
-        ),
+        *(f"engine    {_engine(engine)}" for engine in available_engines()),
         f"decoders  {', '.join(FORMATS)}; JPEG decoder {_jpeg_check()}",
         f"weights   {_weights()}",
     ]
@@ -48,6 +45,10 @@ def examine() -> str:
 
 def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _engine(engine: EngineReport) -> str:
+    return f"{engine.name} on {engine.device}: {'usable' if engine.usable else 'not usable'}; {engine.detail}"
 
 
 def _gpus() -> str:

@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from retinafocus.draw import contact_sheet, draw_faces, save_picture
 
+from retinafocus.draw import contact_sheet, draw_faces, save_picture
 from retinafocus.errors import PhotoError, RunError, SettingsError
 from retinafocus.faces import Faces
 from retinafocus.photos import decode, read_bytes
 from retinafocus.runs import Run, open_run
 
-# Long side of a picture on the sheet, and how many stand side by side.
-SHEET_CELL = 480
+# (height, width) of a picture on the sheet, in pixels, and how many stand side by side.
+SHEET_CELL = (360, 480)
 SHEET_COLUMNS = 6
 
 
@@ -48,33 +48,35 @@ def draw_run(folder: str, output: str, threshold: float | None, limit: int, shee
         raise RunError(f"{folder}: no photo of this run was looked at; see status and error in its images table")
     looked = looked.sort_by("uri")
     chosen = looked.take(pa.array(np.unique(np.linspace(0, looked.num_rows - 1, limit).astype(int))))
-    threshold = run.info["preset"]["display_threshold"] if threshold is None else threshold
+    threshold = run.info["settings"]["preset"]["display_threshold"] if threshold is None else threshold
     Path(output).mkdir(parents=True, exist_ok=True)
-    drawn = _draw(run, chosen, threshold)
     if sheet:
         path = Path(output) / "sheet.jpg"
-        save_picture(path, contact_sheet([_shrink(picture) for _, picture in drawn], SHEET_COLUMNS, SHEET_CELL))
+        cells = [picture for _, picture in _draw(run, chosen, threshold, SHEET_CELL)]
+        save_picture(path, contact_sheet(cells, SHEET_COLUMNS, SHEET_CELL))
         return [path]
     paths = []
-    for number, (uri, picture) in enumerate(drawn):
+    for number, (uri, picture) in enumerate(_draw(run, chosen, threshold, None)):
         paths.append(Path(output) / f"{number:04d}-{Path(uri).stem}.jpg")
         save_picture(paths[-1], picture)
     return paths
 
 
-def _draw(run: Run, images: pa.Table, threshold: float) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    faces = run.faces()
+def _draw(
+    run: Run, images: pa.Table, threshold: float, fit: tuple[int, int] | None
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Each photo's uri and its annotated pixels, shrunk to `fit` (height, width) before the lines are drawn."""
+    table = run.faces()
     for row in images.to_pylist():
-        mine = faces.filter(pc.equal(faces.column("image_id"), row["image_id"]))
+        mine = table.filter(pc.equal(table.column("image_id"), row["image_id"]))
+        faces = Faces.from_arrow(mine).above(threshold)
         try:
             pixels = decode(read_bytes(row["uri"]))
         except PhotoError as error:
             raise RunError(f"{row['uri']}: cannot be drawn any more: {error.reason}") from error
-        yield row["uri"], draw_faces(pixels, Faces.from_arrow(mine).above(threshold))
-
-
-def _shrink(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    scale = SHEET_CELL / max(picture.shape[:2])
-    if scale >= 1:
-        return picture
-    return np.asarray(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+        scale = min(1.0, *(limit / side for limit, side in zip(fit, pixels.shape[:2], strict=True))) if fit else 1.0
+        if scale < 1:
+            pixels = np.asarray(cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+            shrunk = np.float32(scale)
+            faces = Faces(faces.boxes * shrunk, faces.scores, faces.landmarks * shrunk, faces.levels)
+        yield row["uri"], draw_faces(pixels, faces)
