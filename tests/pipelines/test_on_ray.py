@@ -71,8 +71,9 @@ def test_killed_driver_loses_and_doubles_nothing(
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "pipelines.cli", "detect", str(larger_archive), "-o", str(out), "--device", "cpu",
-               "--weights", str(tiny_weights), "--runner", "ray", "--workers", "2", "--address", ray_cluster]  # fmt: skip
+    command = [sys.executable, "-m", "pipelines.cli", "detect", str(larger_archive), "-o", str(out)]
+    command += ["--weights", str(tiny_weights), "--device", "cpu", "--runner", "ray", "--workers", "2"]
+    command += ["--address", ray_cluster]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while _committed(out) < 2 and process.poll() is None and time.monotonic() < deadline:

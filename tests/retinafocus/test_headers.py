@@ -183,6 +183,12 @@ def test_thumbnail_inside_the_exif_is_not_taken_for_the_photo() -> None:
     assert (header.height, header.width, header.orientation) == (50, 40, 6)
 
 
+def test_first_of_two_exif_blocks_counts() -> None:
+    blocks = [jpeg_segment(0xE1, exif_block(orientation)) for orientation in (6, 3)]
+    data = b"\xff\xd8" + b"".join(blocks) + jpeg_frame(0xC0, 4, 5) + jpeg_scan(3)
+    assert read_header(data).orientation == 6
+
+
 @pytest.mark.parametrize(
     ("frame", "scan", "expected"),
     [
@@ -284,6 +290,13 @@ def test_bitmap_of_the_oldest_kind_is_read() -> None:
             "corrupt",
             "contradicts itself",
             id="tiff of two widths",
+        ),
+        pytest.param(
+            # Four texts of 60 bytes each in a file of 110.
+            tiff([*SMALL_TIFF, *((tag, 2, 60, 8) for tag in (270, 271, 272, 305))]),
+            "corrupt",
+            "contradicts itself",
+            id="tiff of overlapping values",
         ),
         pytest.param(tiff([*SMALL_TIFF, (254, LONG, 1, 1)]), "unsupported_format", "a camera raw file", id="nef"),
         pytest.param(tiff([*SMALL_TIFF, (50706, 1, 4, 0x00000401)]), "unsupported_format", "a camera raw", id="dng"),

@@ -37,6 +37,7 @@ def squares(centres: NDArray[np.float64], sides: NDArray[np.float64]) -> NDArray
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks and chunks so small that a handful of boxes takes the way of tens of thousands."""
+    monkeypatch.setattr(nms_module, "FEW_BOXES", 1)
     monkeypatch.setattr(nms_module, "BLOCK", 3)
     monkeypatch.setattr(nms_module, "PAIRS_AT_A_TIME", 5)
 
@@ -83,11 +84,15 @@ def test_identical_boxes_leave_the_first_of_the_best(small_blocks: None, thresho
 # IoU 4/10 is 0.4000000059604645 in float32. As a double, 0.4 lies below it (drop); the float32 itself does not (keep).
 @pytest.mark.parametrize(
     ("threshold", "expected"),
-    [pytest.param(0.4, [0], id="double_0.4"), pytest.param(float(np.float32(0.4)), [0, 1], id="float32_0.4")],
+    [
+        pytest.param(0.4, [0], id="double_0.4"),
+        pytest.param(float(np.float32(0.4)), [0, 1], id="float32_0.4"),
+    ],
 )
 def test_threshold_is_compared_in_double_precision(
     monkeypatch: pytest.MonkeyPatch, threshold: float, expected: list[int]
 ) -> None:
+    monkeypatch.setattr(nms_module, "FEW_BOXES", 1)
     monkeypatch.setattr(nms_module, "BLOCK", 1)
     boxes, scores = tensors([[0, 0, 10, 1], [0, 0, 4, 1]], [0.9, 0.8])
     assert torchvision.ops.nms(boxes, scores, threshold).tolist() == expected
@@ -147,6 +152,7 @@ def test_any_boxes_give_the_indices_of_torchvision(
 ) -> None:
     boxes, scores = tensors([row[0] for row in rows], [row[1] for row in rows])
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nms_module, "FEW_BOXES", 1)
         patch.setattr(nms_module, "BLOCK", block)
         patch.setattr(nms_module, "PAIRS_AT_A_TIME", pairs)
         patch.setattr(nms_module, "PAIR_COST", pair_cost)
@@ -162,6 +168,7 @@ def test_boxes_of_any_scale_and_spread_give_the_indices_of_torchvision(
     sides = np.exp2(random.uniform(0, octaves, 200))
     boxes = squares(random.uniform(0, 30, (200, 2)) * random.choice([1, 10]), sides) * 10**log_scale
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nms_module, "FEW_BOXES", 1)
         patch.setattr(nms_module, "BLOCK", 10)
         assert_same_as_torchvision(*tensors(boxes, random.random(200).round(2)), threshold)
 

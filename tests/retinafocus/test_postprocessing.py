@@ -33,9 +33,7 @@ def level_of(
 ) -> Level:
     size = (math.ceil(photo_size[0] * scale), math.ceil(photo_size[1] * scale))
     covered = (0, 0, photo_size[1], photo_size[0])
-    return Level(
-        index=index, scale=scale, size=size, photo_size=photo_size, covered=covered, face_range=face_range
-    )
+    return Level(index=index, scale=scale, size=size, photo_size=photo_size, covered=covered, face_range=face_range)
 
 
 def candidates_of(*rows: tuple[float, float, float, float, float]) -> Candidates:

@@ -1,0 +1,96 @@
+"""The house as drawn: which way imports go, and that what the documents promise exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines import cli
+from retinafocus.errors import STATUSES
+from retinafocus.faces import FACES_SCHEMA, FIELD_MEANINGS, IMAGES_SCHEMA, TIMING_SCHEMA
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# Who may import whom, beside the libraries of others and itself.
+MAY_IMPORT = {"retinafocus": set(), "pipelines": {"retinafocus"}}
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name.split(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("package", list(MAY_IMPORT))
+def test_imports_go_one_way(package: str) -> None:
+    rooms = set(MAY_IMPORT) | {"tune", "benchmarks", "tests"}
+    for path in (ROOT / package).rglob("*.py"):
+        wrong = set(_imports(path)) & rooms - MAY_IMPORT[package] - {package}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_one_module_alone_imports_ray() -> None:
+    paths = [path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py")]
+    assert [path.name for path in paths if "ray" in _imports(path)] == ["on_ray.py"]
+
+
+def _commands() -> list[object]:
+    found = []
+    for path in DOCUMENTS:
+        for block in re.findall(r"```console\n(.*?)```", path.read_text(), re.S):
+            for line in block.splitlines():
+                for part in re.split(r"&&|\|", line.removeprefix("$ ")):
+                    words = shlex.split(part, comments=True)
+                    if words and Path(words[0]).name == "retinafocus":
+                        found.append(pytest.param(words[1:], id=f"{path.name}: {shlex.join(words)}"))
+    return found
+
+
+@pytest.mark.parametrize("words", _commands())
+def test_documented_command_is_one_of_ours(words: list[str]) -> None:
+    if words and words != ["--help"]:
+        cli._parser().parse_args(words)
+
+
+def test_a_command_that_is_not_ours_would_be_noticed() -> None:
+    with pytest.raises(SystemExit):
+        cli._parser().parse_args(["detect", "photos", "-o", "out", "--no-such-flag"])
+
+
+def test_ci_runs_the_command_of_the_readme() -> None:
+    (command,) = re.findall(r"\$ (python3 -m venv .*pytest)", (ROOT / "README.md").read_text())
+    assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+    assert command in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_every_column_and_status_is_documented_as_the_code_says() -> None:
+    text = (ROOT / "docs" / "tables.md").read_text()
+    for schema in (FACES_SCHEMA, IMAGES_SCHEMA, TIMING_SCHEMA):
+        for field in schema:
+            assert re.search(rf"\| `{field.name}` \| [^|]+ \| {re.escape(FIELD_MEANINGS[field.name])} \|", text), (
+                field.name
+            )
+    for status, meaning in STATUSES.items():
+        assert f"| `{status}` | {meaning} |" in text
+
+
+def test_every_module_of_the_tree_in_the_readme_exists() -> None:
+    tree = re.search(r"```\n(retinafocus/.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert tree is not None
+    folder = ROOT
+    for line in tree.group(1).splitlines():
+        names = re.match(r"\s*((?:\w+(?:\.py|/)\s+)+)", line)
+        assert names is not None, line
+        if line[0] != " ":
+            folder = ROOT / names.group(1).strip()
+            assert folder.is_dir(), line
+        else:
+            assert all((folder / name).exists() for name in names.group(1).split()), line
