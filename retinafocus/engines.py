@@ -33,7 +33,7 @@ class Engine(Protocol):
     """As in run records: "torch"."""
 
     device: str
-    """"cpu", "cuda", "cuda:1"."""
+    """Such as "cpu", "cuda" or "cuda:1"."""
 
     precision: str
     """One of `PRECISIONS`."""

@@ -113,10 +113,9 @@ def plan_levels(
 ) -> LevelPlan:
     """Choose the levels at which every face from `min_face` to the photo's whole short side is found.
 
-    The finest level is the smallest power of two at which a face of `min_face` reaches the lower end of the band,
-    at most `MAX_SCALE`. Each further level is `zoom` times coarser, until a face as wide as the photo's short side
-    is within the band's upper end. Scales are powers of two because the JPEG decoder delivers those for less than
-    the whole picture.
+    The finest scale is the smallest power of two at which `min_face` reaches the band's lower end, at most `MAX_SCALE`.
+    Each further level is `zoom` times coarser, until a face as wide as the photo's short side is within the band.
+    Powers of two, because the JPEG decoder delivers those for less than the whole picture.
 
     Args:
         photo_size: (height, width) of the upright original photo, each at least 1.
@@ -147,8 +146,9 @@ def plan_levels(
         )
         for index, scale in enumerate(scales)
     )
-    not_found = _not_found(min_face, low / scales[-1])
-    return LevelPlan(levels=levels, photo_size=photo_size, min_face=min_face, not_found=not_found)
+    return LevelPlan(
+        levels=levels, photo_size=photo_size, min_face=min_face, not_found=_not_found(min_face, low / scales[-1])
+    )
 
 
 def _check_arguments(photo_size: tuple[int, int], min_face: float, face_range: tuple[float, float], zoom: int) -> None:

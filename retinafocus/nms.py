@@ -27,8 +27,11 @@ from torch import Tensor
 
 from retinafocus.errors import SettingsError
 
+# Up to here torchvision's loop alone is as quick, or a millisecond slower at most (benchmarks/nms.py).
+FEW_BOXES = 2500
+
 # Boxes settled by one call of torchvision. Its cost per block grows with the square, ours per block is about one
-# millisecond of bookkeeping; 512..2048 measure within 20 % of each other at 30,000 boxes (benchmarks/nms.py).
+# millisecond of bookkeeping; 512..2048 measure within 30 % of each other at 30,000 boxes (benchmarks/nms.py).
 BLOCK = 1024
 
 # Pairs compared at a time: some 20 MB of intermediate arrays.
@@ -72,7 +75,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """
     _check(boxes, scores, iou_threshold)
     boxes_cpu, scores_cpu = boxes.detach().cpu(), scores.detach().cpu()
-    if len(boxes_cpu) <= BLOCK or iou_threshold < LOWEST_GRID_THRESHOLD:
+    if len(boxes_cpu) <= FEW_BOXES or iou_threshold < LOWEST_GRID_THRESHOLD:
         return _torchvision_nms(boxes_cpu, scores_cpu, iou_threshold).to(boxes.device)
     order = torch.sort(scores_cpu, descending=True, stable=True).indices
     sorted_boxes, sorted_scores = boxes_cpu[order], scores_cpu[order]

@@ -48,9 +48,6 @@ MAX_PIXELS = 2**28
 REDUCTIONS = (1, 2, 4, 8)
 """What the JPEG decoder reduces by while it decodes."""
 
-# Below this side two of the decoder's scales can round to the same size.
-_ONE_BLOCK = 8
-
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 Pixels = NDArray[np.uint8]
@@ -160,10 +157,8 @@ def decode(
 def _decode_jpeg(data: bytes, header: PhotoHeader, reduction: int) -> Pixels:
     """The stored picture, already reduced. CMYK becomes RGB in simplejpeg, which takes it as inverted."""
     height, width = _reduced(header, reduction)
-    if reduction == 1 or max(header.stored_size) < _ONE_BLOCK:
-        height = width = 0
     try:
-        # The decoder takes the smallest of its scales, eighths, that is at least this large: 1/reduction itself.
+        # The decoder takes the scale, in eighths, whose size is this one: 1/reduction, but for photos under six pixels.
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width, strict=True)
     except ValueError as error:
         if not has_jpeg_end(data):  # the decoder may have met the end of the file as damage of another kind

@@ -140,10 +140,7 @@ def save_model(
         "source": source,
         "tensor_sha256": tensor_hash(tensors),
     }
-    taken = sorted(metadata.keys() & (extra or {}).keys())
-    if taken:
-        raise SettingsError(f"extra metadata has the key {taken[0]!r}, which RetinaFocus writes itself; rename it")
-    metadata.update(extra or {})
+    metadata = _with_extra(metadata, extra or {})
     _write_whole(path, _with_sorted_metadata(safetensors.torch.save(tensors, metadata)))
     return _info(path, metadata)
 
@@ -229,6 +226,14 @@ def _info(path: Path, metadata: dict[str, str]) -> WeightsInfo:
         raise WeightsError(
             f"{path}: its metadata cannot be used ({error}); write it again with this version"
         ) from error
+
+
+def _with_extra(metadata: dict[str, str], extra: Mapping[str, str]) -> dict[str, str]:
+    """Both together; the caller's keys must be new."""
+    taken = sorted(metadata.keys() & extra.keys())
+    if taken:
+        raise SettingsError(f"extra metadata has the key {taken[0]!r}, which RetinaFocus writes itself; rename it")
+    return {**metadata, **extra}
 
 
 def _with_sorted_metadata(data: bytes) -> bytes:

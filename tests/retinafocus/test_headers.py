@@ -36,7 +36,7 @@ def exif_block(orientation: int | None = None, time: str | None = None, original
     if time is not None:
         exif[0x0132] = time
     if original is not None:
-        exif.get_ifd(0x8769)[0x9003] = original
+        exif[0x8769] = {0x9003: original}
     return exif.tobytes()
 
 

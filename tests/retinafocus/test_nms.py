@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,3 +244,14 @@ def test_boxes_on_the_gpu_give_the_answer_of_the_cpu_on_the_gpu() -> None:
     kept = nms(boxes.cuda(), scores.cuda(), 0.4)
     assert kept.is_cuda
     assert kept.cpu().tolist() == nms(boxes, scores, 0.4).tolist()
+
+
+def test_benchmark_runs_and_prints_a_row_per_layout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr("sys.argv", ["nms", "--sizes", "40"])
+    runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "nms.py"), run_name="__main__")
+    torch.set_num_threads(threads)
+    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert rows == ["layout", "spread", "crowd", "piled"]

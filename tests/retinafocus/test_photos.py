@@ -328,7 +328,7 @@ def test_deep_samples_keep_their_high_byte(data: bytes, expected: list[int]) -> 
     np.testing.assert_array_equal(decode(data)[0, :, 0], expected)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "RGBX"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "RGBX"])
 def test_tiff_colour_kinds_are_those_pillow_shows(mode: str) -> None:
     data = encode(Image.fromarray(PIXELS).convert(mode), "TIFF")
     np.testing.assert_array_equal(decode(data), as_pillow_shows(data))
