@@ -1,8 +1,9 @@
 """How long suppression takes: ours, torchvision's, and torchvision's per tile (the batched trick).
 
-    python -m benchmarks.nms [--threshold 0.4] [--sizes 1000 5000 30000 100000] [--threads 1]
+    python -m benchmarks.nms [--threshold 0.4] [--sizes 1000 5000 30000 100000]
 
-Prints a Markdown table; benchmarks/nms.md holds a recorded one. Three layouts on a 3840 x 2160 photo:
+Prints a Markdown table; benchmarks/nms.md holds a recorded one. Times are CPU time of one thread, which other work
+on the machine distorts less than the clock. Three layouts on a 3840 x 2160 photo:
 
 * spread: squares of 8..24 px anywhere; nearly all are kept, the worst case of torchvision's loop;
 * crowd: 20 jittered candidates on each of N / 20 faces of 8..64 px, what a network gives for a crowd;
@@ -55,7 +56,8 @@ def piled(count: int, random: np.random.Generator) -> torch.Tensor:
 
 def per_tile(boxes: torch.Tensor, scores: torch.Tensor, threshold: float) -> torch.Tensor:
     columns, rows = ((boxes[:, :2] + boxes[:, 2:]) / 2 // TILE).long().unbind(1)
-    return torchvision.ops.batched_nms(boxes, scores, rows * 1000 + columns, threshold)
+    kept: torch.Tensor = torchvision.ops.batched_nms(boxes, scores, rows * 1000 + columns, threshold)
+    return kept
 
 
 def median_ms(call: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:
@@ -63,9 +65,9 @@ def median_ms(call: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:
     kept = call()
     times: list[float] = []
     while len(times) < REPEATS and (not times or sum(times) < LONG_ENOUGH_S):
-        start = time.perf_counter()
+        start = time.process_time()
         kept = call()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return 1000 * statistics.median(times), kept
 
 
@@ -88,11 +90,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--threshold", type=float, default=0.4)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 5000, 30_000, 100_000])
-    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     print(
-        f"{platform.machine()}, {options.threads} thread(s), torch {torch.__version__}, "
+        f"{platform.machine()}, one thread, torch {torch.__version__}, "
         f"torchvision {torchvision.__version__}, numpy {np.__version__}, IoU threshold {options.threshold}\n"
     )
     print("| layout | boxes | kept | ours ms | torchvision ms | torchvision / ours | per tile ms | kept too many |")
