@@ -16,12 +16,14 @@ measures it.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -102,8 +104,24 @@ def _check(boxes: Tensor, scores: Tensor, iou_threshold: float) -> None:
 
 
 def _torchvision_nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    kept: Tensor = torchvision.ops.nms(boxes, scores, iou_threshold)
-    return kept
+    return _operator()(boxes, scores, iou_threshold)
+
+
+@functools.cache
+def _operator() -> Callable[[Tensor, Tensor, float], Tensor]:
+    """The compiled operator behind `torchvision.ops.nms`.
+
+    Loaded without torchvision's Python modules where that works: they import torch's compiler, which takes every
+    process longer than torch itself, and nothing here has use for it.
+    """
+    package = importlib.util.find_spec("torchvision")
+    folder = Path(package.origin).parent if package is not None and package.origin else Path()
+    for library in sorted(folder.glob("_C*")):
+        torch.ops.load_library(library)  # type: ignore[no-untyped-call]  # torch leaves it without annotations
+    if not hasattr(torch.ops.torchvision, "nms"):
+        importlib.import_module("torchvision")
+    operator: Callable[[Tensor, Tensor, float], Tensor] = torch.ops.torchvision.nms
+    return operator
 
 
 def _areas(boxes: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torchvision
 from torch import Tensor, nn
 
 from retinafocus.models.units import activation, conv_unit
@@ -78,7 +77,9 @@ class ResNet(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        network = getattr(torchvision.models, name)(weights=None)
+        from torchvision import models  # as slow to import as torch, and the small backbone does without
+
+        network = getattr(models, name)(weights=None)
         self.conv1: nn.Module = network.conv1
         self.bn1: nn.Module = network.bn1
         self.relu: nn.Module = network.relu

@@ -67,3 +67,14 @@ def test_version_is_that_of_the_package() -> None:
     if not project.is_file():
         pytest.skip("installed without its pyproject.toml")
     assert f'\nversion = "{retinafocus.__version__}"\n' in project.read_text()
+
+
+def test_detection_with_the_small_backbone_does_without_the_compiler_of_torch() -> None:
+    code = """
+import sys, numpy
+from retinafocus import Detector
+from retinafocus.models import RetinaFocus, get_preset
+Detector(RetinaFocus(get_preset("mobilenet025-1mb"))).detect(numpy.zeros((64, 64, 3), numpy.uint8))
+sys.exit(len({"torchvision", "torch._dynamo"} & sys.modules.keys()))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(retinafocus.__file__).parents[1])
