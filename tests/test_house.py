@@ -42,6 +42,17 @@ def test_one_module_alone_imports_ray() -> None:
     assert [path.name for path in paths if "ray" in _imports(path)] == ["on_ray.py"]
 
 
+def test_every_package_is_listed_for_installation() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = [
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for package in MAY_IMPORT
+        for path in (ROOT / package).rglob("__init__.py")
+    ]
+    assert sorted(listed) == sorted(there)
+
+
 def _commands() -> list[object]:
     found = []
     for path in DOCUMENTS:
