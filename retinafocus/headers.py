@@ -108,13 +108,16 @@ def read_header(data: bytes) -> PhotoHeader:
         data: the whole file.
 
     Raises:
-        PhotoError: `truncated`, `corrupt` or `unsupported_format`. Never `too_large`: an inventory lists those too.
+        PhotoError: `truncated`, `corrupt`, `unsupported_format` or `out_of_memory`. Never `too_large`: the size of
+            such a photo is wanted too.
     """
     name = sniff_format(data)
     try:
         picture = _READERS[name](data)
     except (struct.error, IndexError, OverflowError) as error:
         raise PhotoError("truncated", TRUNCATED.format(name=name.upper())) from error
+    except MemoryError as error:
+        raise PhotoError("out_of_memory", "the photo's header did not fit into memory") from error
     if picture.height < 1 or picture.width < 1:
         raise PhotoError("corrupt", f"its header says {picture.width} x {picture.height} px; copy the file again")
     orientation, taken_at = exif.read_exif(picture.exif_block)

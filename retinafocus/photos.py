@@ -266,8 +266,6 @@ def _to_rgb(image: Image.Image, header: PhotoHeader, *, bits: int = 16) -> Pixel
         if "transparency" in image.info:
             grey[samples == image.info["transparency"]] = 255
         return np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), np.uint8)
-    if image.mode in ("I", "F"):
-        raise PhotoError("unsupported_format", "samples of 32 bits; save it with 8 or 16 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         alpha = image.getchannel("A")

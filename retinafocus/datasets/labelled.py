@@ -70,23 +70,16 @@ def read_parquet_folder(folder: Path) -> list[LabelledPhoto]:
         LabelError: a file or column is missing, or a row is malformed; rows are counted from 0.
     """
     image_path, label_path = folder / "images.parquet", folder / "labels.parquet"
-    images = _read_table(image_path, ("image", "width", "height", "source"))
+    images, sizes = _read_images(image_path)
     labels = _read_table(label_path, ("image", *BOX_COLUMNS, *LANDMARK_COLUMNS, "kind"))
     names = [str(name) for name in images["image"].to_pylist()]
-    sizes = np.stack([_floats(images, "height"), _floats(images, "width")], axis=1)
-    _refuse(image_path, np.logical_not((sizes > 0).all(axis=1)), "width or height is not positive")
     numbers = {name: number for number, name in enumerate(names)}
-    if len(numbers) < len(names):
-        repeated = [numbers[name] != number for number, name in enumerate(names)]
-        _refuse(image_path, np.array(repeated), "the image is listed again further down")
-
     owners = np.array([numbers.get(str(name), -1) for name in labels["image"].to_pylist()], dtype=np.int64)
     _refuse(label_path, owners < 0, f"the image is not listed in {image_path.name}")
     kinds = np.array(labels["kind"].to_pylist(), dtype=object)
     _refuse(label_path, ~np.isin(kinds, [*FACE_KINDS, "ignore"]), "kind is none of human, pseudo, ignore")
     boxes = _checked_boxes(labels, sizes[owners], label_path)
-    landmarks = np.stack([_floats(labels, name) for name in LANDMARK_COLUMNS], axis=1).reshape(-1, 5, 2)
-    landmarks[np.isnan(landmarks).any(axis=2)] = np.nan
+    landmarks = _landmarks(labels)
 
     order = np.argsort(owners, kind="stable")
     first = np.searchsorted(owners[order], np.arange(len(names) + 1))
@@ -107,6 +100,18 @@ def read_parquet_folder(folder: Path) -> list[LabelledPhoto]:
     return photos
 
 
+def _read_images(path: Path) -> tuple[pa.Table, NDArray[np.float32]]:
+    """The table of R images, each listed once, and their sizes: (R, 2) height and width."""
+    images = _read_table(path, ("image", "width", "height", "source"))
+    sizes = np.stack([_floats(images, "height"), _floats(images, "width")], axis=1)
+    _refuse(path, np.logical_not((sizes > 0).all(axis=1)), "width or height is not positive")
+    names = images["image"].to_pylist()
+    last = {name: row for row, name in enumerate(names)}
+    repeated = np.array([last[name] != row for row, name in enumerate(names)], dtype=np.bool_)
+    _refuse(path, repeated, "the image is listed again further down")
+    return images, sizes
+
+
 def _checked_boxes(labels: pa.Table, sizes: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
     """(R, 4) boxes of the rows, cut at the border of their photos, whose (height, width) `sizes` (R, 2) holds."""
     boxes = np.stack([_floats(labels, name) for name in BOX_COLUMNS], axis=1)
@@ -115,6 +120,13 @@ def _checked_boxes(labels: pa.Table, sizes: NDArray[np.float32], path: Path) -> 
     flat = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
     _refuse(path, flat, "the box has no area inside the photo (x1 < x2 and y1 < y2 are needed)")
     return boxes
+
+
+def _landmarks(labels: pa.Table) -> NDArray[np.float32]:
+    """(R, 5, 2) landmarks of the rows; a point that lacks a coordinate is NaN in both."""
+    landmarks = np.stack([_floats(labels, name) for name in LANDMARK_COLUMNS], axis=1).reshape(-1, 5, 2)
+    landmarks[np.isnan(landmarks).any(axis=2)] = np.nan
+    return landmarks
 
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> pa.Table:

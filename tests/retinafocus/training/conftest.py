@@ -81,3 +81,9 @@ def make_batches(samples: CropSamples) -> Callable[[int, int], list[Batch]]:
         return [collate([samples[2 * number], samples[2 * number + 1]]) for number in range(first, last)]
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _plain_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without oneDNN, which builds code for each of the network's convolutions: seconds, for steps of milliseconds."""
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)

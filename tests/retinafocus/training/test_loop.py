@@ -122,7 +122,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(model: RetinaFocus, mak
 
 def test_foreign_checkpoints_are_refused(model: RetinaFocus, preset: Preset, tmp_path: Path) -> None:
     training = Training(model, LoopConfig(), LossConfig())
-    other = Training(RetinaFocus(replace(preset, channels=16)), LoopConfig(), LossConfig())
+    other = Training(RetinaFocus(replace(preset, channels=8)), LoopConfig(), LossConfig())
     other.save(tmp_path / "other.pt")
     with pytest.raises(WeightsError, match=r"other\.pt: no checkpoint of this training \(Error"):
         training.load(tmp_path / "other.pt")
