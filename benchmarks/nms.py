@@ -2,7 +2,7 @@
 
     python -m benchmarks.nms [--threshold 0.4] [--sizes 1000 5000 30000 100000]
 
-Prints a Markdown table; benchmarks/nms.md holds a recorded one. Times are CPU time of one thread, which other work
+Prints a Markdown table; benchmarks/README.md holds a recorded one. Times are CPU time of one thread, which other work
 on the machine distorts less than the clock. Three layouts on a 3840 x 2160 photo:
 
 * spread: squares of 8..24 px anywhere; nearly all are kept, the worst case of torchvision's loop;

@@ -3,7 +3,7 @@
     python -m benchmarks.photos [--repeats 15]                  decode times of a made 4K JPEG
     python -m benchmarks.photos --bitflips 1000 [--seed 0]      detection of single flipped bits, by format
 
-Prints a Markdown table; benchmarks/photos.md holds recorded ones. Times are CPU time of one thread, which other work
+Prints a Markdown table; benchmarks/README.md holds recorded ones. Times are CPU time of one thread, which other work
 on the machine distorts less than the clock. The pictures are made here: noise of all scales with the spectrum of
 photographs, which costs an entropy decoder about what a photograph does.
 """
