@@ -8,7 +8,7 @@ A photo is decoded whole or not at all. JPEG goes through libjpeg-turbo with eve
 formats through Pillow, whose leniency is closed here: PNG checksums and the extents of WebP and TIFF are checked
 before it sees the data. Truncation is always detected. Flipped bits are not, where a format has no checksum and the
 stream stays decodable: all in the pixels of BMP, uncompressed TIFF and HEIC, most in JPEG and WebP
-(benchmarks/photos.md has the shares). Warnings that no binding passes on stay unseen: libheif's, libtiff's, and
+(benchmarks/README.md has the shares). Warnings that no binding passes on stay unseen: libheif's, libtiff's, and
 libjpeg's about JPEG inside TIFF and about the rare subsamplings that simplejpeg refuses and Pillow decodes instead.
 
 Many threads may decode at once: nothing here touches state of the process (Pillow's limits, Python's `warnings`).
