@@ -169,19 +169,35 @@ def run(planned: Plan, progress: Progress) -> dict[str, Any]:
         RunError: the output cannot be written, or shards remain undone.
         KeyboardInterrupt: stopped from outside; what is committed stays, the same command goes on.
     """
-    job = planned.job
-    store = LocalStore(job.output)
+    store = LocalStore(planned.job.output)
     store.check_writable()
-    if planned.earlier is None:
-        _clear(store)
-        sink = pa.BufferOutputStream()
-        pq.write_table(planned.manifest, sink, compression="zstd", row_group_size=4096)
-        store.put(MANIFEST_FILE, sink.getvalue().to_pybytes())
-    shards = pending_shards(store, shard_rows(planned.manifest))
-    if planned.earlier is not None and planned.earlier["status"] == "complete" and not shards:
-        return planned.earlier
-    record = _run_record(planned)
-    store.put(RUN_FILE, _json({**record, "status": "running"}))
+    with store.locked():
+        if planned.earlier is None:
+            record = _begin(planned, store)
+        shards = pending_shards(store, shard_rows(planned.manifest))
+        if planned.earlier is not None:
+            if planned.earlier["status"] == "complete" and not shards:
+                return planned.earlier
+            record = {**_run_record(planned), "status": "running"}
+            store.put(RUN_FILE, _json(record))
+        return _look(planned, store, record, shards, progress)
+
+
+def _begin(planned: Plan, store: LocalStore) -> dict[str, Any]:
+    """Lay out a new run; what `run.json` holds now."""
+    record = {**_run_record(planned), "status": "running"}
+    _clear(store)
+    store.put(RUN_FILE, _json(record))
+    # After run.json: a folder with a manifest and without it would look like somebody else's.
+    sink = pa.BufferOutputStream()
+    pq.write_table(planned.manifest, sink, compression="zstd", row_group_size=4096)
+    store.put(MANIFEST_FILE, sink.getvalue().to_pybytes())
+    return record
+
+
+def _look(
+    planned: Plan, store: LocalStore, record: dict[str, Any], shards: list[dict[str, int]], progress: Progress
+) -> dict[str, Any]:
     started = perf_counter()
     pending = sum(row["photos"] for row in shards)
     progress.start(planned.manifest.num_rows, done=planned.manifest.num_rows - pending)
@@ -197,8 +213,7 @@ def run(planned: Plan, progress: Progress) -> dict[str, Any]:
             f"run the same command again, with fewer workers if memory was short"
         )
     delete_leftovers(store)
-    seconds = perf_counter() - started
-    totals |= {"wall_seconds": round(seconds, 3), "photos_this_time": pending}
+    totals |= {"wall_seconds": round(perf_counter() - started, 3), "photos_this_time": pending}
     finished = {**record, "status": "complete", "finished": _now(), "totals": totals}
     store.put(RUN_FILE, _json(finished))
     return finished
@@ -313,8 +328,9 @@ def _refuse_foreign_folder(folder: Path) -> None:
 
 
 def _clear(store: LocalStore) -> None:
-    # run.json last: until it is gone the folder still says whose it is.
-    for name in (*TABLES, LEDGER_FOLDER, "manifest"):
+    # The ledger and the manifest first: without them a clearing that is cut short leaves nothing to resume. run.json
+    # last: until it is gone the folder says whose it is.
+    for name in (LEDGER_FOLDER, "manifest", *TABLES):
         if (store.root / name).exists():
             shutil.rmtree(store.root / name)
     store.delete(RUN_FILE)

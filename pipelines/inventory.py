@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retinafocus.errors import SettingsError
+from retinafocus.runs import LEDGER_FOLDER, RUN_FILE
 
 # What a photo's name may end with inside a folder or glob. A photo named one by one may be called anything.
 PHOTO_SUFFIXES = frozenset(
@@ -211,6 +212,10 @@ def _walk(folder: str, skipped: Counter[str]) -> Iterator[ListedPhoto]:
             folders.remove(name)
             skipped["thumbnail or system folder" if name in SKIPPED_FOLDERS else "hidden folder"] += 1
         folders.sort()
+        if RUN_FILE in names and LEDGER_FOLDER in folders:
+            folders.clear()
+            skipped["output of a run"] += 1
+            continue
         for name in sorted(names):
             if _is_photo_name(name, skipped):
                 yield _see(os.path.join(parent, name))

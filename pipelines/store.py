@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from retinafocus.errors import RunError
 
 # Files begun and not finished carry this prefix; readers and the clean-up know it.
 TEMPORARY_PREFIX = ".unfinished-"
+
+# Held by the command at work on a run. Two at once would delete each other's unfinished parts at the end.
+LOCK_FILE = ".lock"
 
 
 class LocalStore:
@@ -39,6 +44,22 @@ class LocalStore:
         except OSError as error:
             reason = error.strerror or str(error)
             raise RunError(f"{self.root}: cannot be written ({reason}); choose another -o folder") from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one command; the system lets go of it when the process ends, however it ends.
+
+        Raises:
+            RunError: another command holds it.
+        """
+        with open(self.root / LOCK_FILE, "ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(
+                    f"{self.root}: another command is at work on this run; wait for it or stop it"
+                ) from error
+            yield
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file whole, replacing one of that name."""

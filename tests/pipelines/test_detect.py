@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,18 @@ def test_other_settings_are_refused_and_named(
         detector=DetectorConfig(min_face=40, device="cpu"),
     )
     assert again.info["settings"]["detector"]["min_face"] == 40.0
+
+
+@pytest.mark.parametrize("survivor", [RUN_FILE, "run.json and manifest"])
+def test_start_that_was_cut_short_is_simply_started_again(
+    run_job: Callable[..., Run], archive: Path, tiny_weights: Path, tmp_path: Path, survivor: str
+) -> None:
+    run = run_job(archive, tmp_path, tiny_weights, limit=2)
+    faces = run.faces()
+    for name in ("_ledger", "faces", "images", "timing", *(["manifest"] if survivor == RUN_FILE else [])):
+        shutil.rmtree(tmp_path / name)
+    (tmp_path / RUN_FILE).write_text(json.dumps({**run.info, "status": "running"}))
+    assert run_job(archive, tmp_path, tiny_weights, limit=2).faces().equals(faces)
 
 
 def test_folder_with_somebody_elses_files_is_never_cleared(

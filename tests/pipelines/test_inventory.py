@@ -32,6 +32,15 @@ def test_folder_is_searched_to_any_depth_and_the_rest_is_counted(archive: Path) 
     assert all(photo.bytes and photo.modified for photo in inventory.photos)
 
 
+def test_output_of_a_run_inside_the_archive_is_passed_over(tmp_path: Path) -> None:
+    for name in ("photo.jpg", "out/run.json", "out/_ledger/0.json", "out/annotated/photo.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    inventory = list_photos([str(tmp_path)])
+    assert [photo.uri for photo in inventory.photos] == [str(tmp_path / "photo.jpg")]
+    assert inventory.skipped == {"output of a run": 1}
+
+
 def test_identity_survives_a_move_of_the_root_and_differs_between_photos(tmp_path: Path) -> None:
     identities = []
     for root in ("here", "elsewhere/deeper"):

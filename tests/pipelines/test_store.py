@@ -50,3 +50,11 @@ def test_missing_folder_has_no_names_and_deleting_twice_is_fine(tmp_path: Path) 
     assert list(store.names("faces")) == []
     store.delete("faces/none.parquet")
     assert not store.exists(f"{TEMPORARY_PREFIX}x")
+
+
+def test_folder_is_held_by_one_command_at_a_time(tmp_path: Path) -> None:
+    first, second = LocalStore(tmp_path), LocalStore(tmp_path)
+    with first.locked(), pytest.raises(RunError, match="another command is at work on this run"), second.locked():
+        pass
+    with second.locked():
+        pass
