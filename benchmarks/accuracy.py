@@ -1,0 +1,156 @@
+"""How well weights find faces: AP by face size, one table for each set of photos, several weights side by side.
+
+    python -m benchmarks.accuracy FOLDER --weights A.safetensors B.safetensors [--crowd SOURCE ...] [--min-face 20 10]
+
+FOLDER is a folder of labelled photos in the Parquet form that none of the weights was trained on. Three sets are made:
+
+* labelled: the photos of all sources but the crowd ones, photos without faces included;
+* crowd: the photos of the sources named by --crowd, whose labels may be of another kind, so never mixed with others;
+* tiny: the labelled photos shrunk 2 to 6 times onto 4K canvases that are covered with the photos without faces at their
+  own size, nothing enlarged; the same canvases every time. Faces that end up below 4 px are ignored.
+
+The scorer is the project's own (`retinafocus.evaluation`); the table says recall and false positives at score 0.5.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from retinafocus import Detector, DetectorConfig
+from retinafocus.datasets.labelled import LabelledPhoto, read_parquet_folder
+from retinafocus.evaluation.average_precision import PhotoTruth, score
+from retinafocus.photos import decode
+
+CANVAS = (2160, 3840)
+SHRINK = (2.0, 6.0)
+SMALLEST_FACE = 4.0
+PHOTOS_ON_A_CANVAS = 8
+GUTTER = 8
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Pixels made when they are needed, and what is known about them."""
+
+    pixels: Callable[[], Pixels]
+    truth: PhotoTruth
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="labelled photos in the Parquet form")
+    parser.add_argument("--weights", nargs="+", required=True, help="weights files to compare")
+    parser.add_argument("--crowd", nargs="*", default=[], help="sources to report apart")
+    parser.add_argument(
+        "--min-face", nargs="+", type=float, default=[20.0], help="smallest faces to look for (default: 20)"
+    )
+    parser.add_argument(
+        "--sets", nargs="+", default=["labelled", "crowd", "tiny"], help="which sets (default: all three)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    options = parser.parse_args()
+    photos = read_parquet_folder(options.folder)
+    labelled = [photo for photo in photos if photo.source not in options.crowd]
+    sets = {
+        "labelled": [_scene(photo) for photo in labelled],
+        "crowd": [_scene(photo) for photo in photos if photo.source in options.crowd],
+        "tiny": list(tiny_scenes(labelled, seed=0)),
+    }
+    for name in options.sets:
+        for min_face in options.min_face:
+            for weights in options.weights:
+                config = DetectorConfig(min_face=min_face, score_threshold=0.02, device=options.device)
+                detector = Detector.from_pretrained(weights, config)
+                found = [detector.detect(scene.pixels()) for scene in sets[name]]
+                print(f"### {name}, min_face {min_face:g}: {Path(weights).name} ({detector.preset.name})\n", flush=True)
+                print(score([scene.truth for scene in sets[name]], found).to_markdown(), flush=True)
+
+
+def tiny_scenes(photos: Sequence[LabelledPhoto], seed: int) -> Iterator[Scene]:
+    """4K canvases of photos without faces, with shrunk photos of faces among them.
+
+    Args:
+        photos: with and without faces.
+        seed: decides every place and size.
+    """
+    random = np.random.default_rng(seed)
+    negatives = [photo for photo in photos if not len(photo.boxes) and not len(photo.ignore)]
+    positives = [photo for photo in photos if len(photo.boxes)]
+    order = random.permutation(len(positives))
+    for start in range(0, len(order), PHOTOS_ON_A_CANVAS):
+        chosen = [positives[number] for number in order[start : start + PHOTOS_ON_A_CANVAS]]
+        places = _places(chosen, random)
+        truth = _tiny_truth(chosen, places)
+        floor = int(random.integers(1 << 30))
+        yield Scene(lambda chosen=chosen, places=places, floor=floor: _paint(chosen, places, negatives, floor), truth)  # type: ignore[misc]
+
+
+def _places(photos: Sequence[LabelledPhoto], random: np.random.Generator) -> list[tuple[int, int, int, int]]:
+    """(left, top, width, height) of each shrunk photo, one in each cell of a grid that covers the canvas."""
+    columns, rows = PHOTOS_ON_A_CANVAS // 2, 2
+    cell = (CANVAS[0] // rows, CANVAS[1] // columns)
+    places = []
+    for number, photo in zip(random.permutation(columns * rows), photos, strict=False):
+        factor = max(random.uniform(*SHRINK), photo.size[0] / cell[0], photo.size[1] / cell[1])
+        height, width = (max(1, round(side / factor)) for side in photo.size)
+        top = int(number // columns * cell[0] + random.integers(0, cell[0] - height + 1))
+        left = int(number % columns * cell[1] + random.integers(0, cell[1] - width + 1))
+        places.append((left, top, width, height))
+    return places
+
+
+def _tiny_truth(photos: Sequence[LabelledPhoto], places: Sequence[tuple[int, int, int, int]]) -> PhotoTruth:
+    boxes, ignore = [np.zeros((0, 4), np.float32)], [np.zeros((0, 4), np.float32)]
+    for photo, (left, top, width, height) in zip(photos, places, strict=True):
+        scale = np.array([width / photo.size[1], height / photo.size[0]] * 2, np.float32)
+        shift = np.array([left, top] * 2, np.float32)
+        moved = photo.boxes * scale + shift
+        large = np.sqrt((moved[:, 2] - moved[:, 0]) * (moved[:, 3] - moved[:, 1])) >= SMALLEST_FACE
+        boxes.append(moved[large])
+        ignore += [moved[~large], photo.ignore * scale + shift]
+    return PhotoTruth(np.concatenate(boxes), np.concatenate(ignore))
+
+
+def _paint(
+    photos: Sequence[LabelledPhoto],
+    places: Sequence[tuple[int, int, int, int]],
+    negatives: Sequence[LabelledPhoto],
+    seed: int,
+) -> Pixels:
+    canvas = np.full((*CANVAS, 3), 128, np.uint8)
+    random = np.random.default_rng(seed)
+    top = 0
+    while top < CANVAS[0]:  # rows of photos without faces, cut to the height of the row's shortest
+        row = [_drawn(negatives, random)]
+        while sum(tile.shape[1] for tile in row) < CANVAS[1]:
+            row.append(_drawn(negatives, random))
+        height = min(tile.shape[0] for tile in row)
+        strip = np.concatenate([tile[:height] for tile in row], axis=1)[: CANVAS[0] - top, : CANVAS[1]]
+        canvas[top : top + strip.shape[0]] = strip
+        top += height
+    for photo, (left, top, width, height) in zip(photos, places, strict=True):
+        small = cv2.resize(decode(photo.path.read_bytes()), (width, height), interpolation=cv2.INTER_AREA)
+        canvas[max(0, top - GUTTER) : top + height + GUTTER, max(0, left - GUTTER) : left + width + GUTTER] = 128
+        canvas[top : top + height, left : left + width] = small
+    return canvas
+
+
+def _drawn(photos: Sequence[LabelledPhoto], random: np.random.Generator) -> Pixels:
+    return decode(photos[int(random.integers(len(photos)))].path.read_bytes())
+
+
+def _scene(photo: LabelledPhoto) -> Scene:
+    return Scene(lambda: decode(photo.path.read_bytes()), PhotoTruth(photo.boxes, photo.ignore))
+
+
+if __name__ == "__main__":
+    main()
