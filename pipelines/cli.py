@@ -112,6 +112,10 @@ def _add_detector_options(parser: argparse.ArgumentParser) -> None:
         "--score-threshold", type=float, metavar="S", help="lowest score kept in the tables (default: 0.3)"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where the network runs (default: auto)")
+    parser.add_argument(
+        "--max-pixels", type=int, metavar="N",
+        help="a photo of more pixels, or one that must be enlarged to more, is too_large (default: 268435456)",
+    )  # fmt: skip
 
 
 def _add_draw(verbs: Verbs) -> None:
@@ -198,7 +202,7 @@ def _detect(options: argparse.Namespace) -> int:
         inputs=options.inputs,
         output=options.output,
         weights=options.weights,
-        detector=detect.detector_config(options.min_face, options.score_threshold, options.device),
+        detector=detect.detector_config(options),
         workers=options.workers,
         runner=options.runner,
         address=options.address,

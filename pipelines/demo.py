@@ -62,7 +62,7 @@ def run_demo(options: argparse.Namespace) -> int:
         inputs=[str(photos)],
         output=str(out),
         weights=options.weights,
-        detector=detect.detector_config(options.min_face, options.score_threshold, options.device),
+        detector=detect.detector_config(options),
         workers=options.workers,
         runner=options.runner,
         existing="overwrite",

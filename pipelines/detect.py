@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -219,10 +220,10 @@ def _look(
     return finished
 
 
-def detector_config(min_face: float | None, score_threshold: float | None, device: str | None) -> DetectorConfig:
-    """The detector's settings with those replaced that were given."""
-    given = {"min_face": min_face, "score_threshold": score_threshold, "device": device}
-    return DetectorConfig(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+def detector_config(options: argparse.Namespace) -> DetectorConfig:
+    """The detector's settings with those replaced that were given on the command line."""
+    names = ("min_face", "score_threshold", "device", "max_pixels")
+    return DetectorConfig(**{name: getattr(options, name) for name in names if getattr(options, name) is not None})
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def test_defaults_in_the_help_are_those_of_the_settings() -> None:
     defaults = {field.name: field.default for field in fields(DetectorConfig)}
     (detect,) = (parser for name, parser in _verbs().items() if name == "detect")
     helps = {action.dest: action.help or "" for action in detect._actions}
-    for name in ("min_face", "score_threshold", "device"):
+    for name in ("min_face", "score_threshold", "device", "max_pixels"):
         default = defaults[name]
         text = f"{default:g}" if isinstance(default, float) else str(default)
         assert f"(default: {text})" in helps[name]
