@@ -4,8 +4,8 @@
 
 Each labelled photo is shown to the network at each factor of its size. Cells of the focus map from the threshold on are
 dilated by one cell on every side; a face counts as covered when all cells that its box touches are among them. Photos
-without faces count for the share of the picture, as they do in an archive. Chips (rectangles around the cells) come with
-the cascade and cover more.
+without faces count for the share of the picture, as they do in an archive. Chips (rectangles around the cells) come
+with the cascade and cover more.
 """
 
 from __future__ import annotations
