@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
-from pipelines import detect
+from pipelines import detect, planning
 from pipelines.pictures import draw_run
 from pipelines.report import Progress, describe_plan, summary
 from retinafocus.draw import save_picture
@@ -58,11 +58,11 @@ def run_demo(options: argparse.Namespace) -> int:
     """Make the archive, run `detect` on it, count the planted faces that were found, draw the pictures."""
     folder = Path(options.output)
     photos, out = folder / "photos", folder / "out"
-    job = detect.DetectJob(
+    job = planning.DetectJob(
         inputs=[str(photos)],
         output=str(out),
         weights=options.weights,
-        detector=detect.detector_config(options),
+        detector=planning.detector_config(options),
         workers=options.workers,
         runner=options.runner,
         existing="overwrite",
@@ -70,7 +70,7 @@ def run_demo(options: argparse.Namespace) -> int:
     find_weights(job.weights)  # better missed now than after the pictures are made
     planted = make_archive(photos, options.pictures)
     print(f"made {options.pictures} pictures of {WIDTH} x {HEIGHT} with {planted.num_rows} planted faces in {photos}\n")
-    planned = detect.plan(job)
+    planned = planning.plan(job)
     print(describe_plan(planned))
     with detect.stoppable():
         finished = detect.run(planned, Progress())

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import platform
-import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -22,142 +19,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.forecast import Forecast, forecast
-from pipelines.inventory import Inventory, list_photos, manifest_table, shard_rows
-from pipelines.ledger import delete_leftovers, pending_shards, reconcile
+from pipelines.inventory import shard_rows
+from pipelines.ledger import delete_leftovers, our_files, pending_shards, reconcile
 from pipelines.on_threads import run_on_threads
+from pipelines.planning import Plan, run_settings
 from pipelines.report import Progress
 from pipelines.stages import StageConfig
 from pipelines.store import LocalStore
-from pipelines.workers import Workers, resolve_workers
-from retinafocus.detector import DetectorConfig
-from retinafocus.engines import resolve_device
-from retinafocus.errors import RunError, SettingsError
-from retinafocus.faces import SCHEMA_VERSION
+from retinafocus.errors import RunError
 from retinafocus.runs import LEDGER_FOLDER, MANIFEST_FILE, RUN_FILE, TABLES, read_run_file
-from retinafocus.weights import WeightsInfo, find_weights, read_info
-
-# Above this predicted wall time `--runner auto` chooses Ray: its ten seconds of start-up no longer matter, and it
-# replaces a worker that dies.
-LOCAL_SECONDS = 300.0
 
 # A worker's complaint about a whole shard (a full disk, say) is hardly ever about that shard alone.
 MAX_SHARD_ERRORS = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class DetectJob:
-    """Everything `retinafocus detect` was asked for."""
-
-    inputs: Sequence[str]
-    """Folders, photos, globs or lists of photos."""
-
-    output: str
-    """Folder of the run; made if missing, continued if it holds a run."""
-
-    weights: str | None = None
-    """Name or path of the weights; None takes the ones that ship."""
-
-    detector: DetectorConfig = field(default_factory=DetectorConfig)
-    """What to look for."""
-
-    workers: str | None = None
-    """`N`, `cpu=N` or `gpu=N`; None fills the machine."""
-
-    runner: str = "auto"
-    """`local` (this process), `ray`, or `auto`."""
-
-    address: str | None = None
-    """A running Ray cluster (`auto` or HOST:PORT); None starts a private one when Ray runs."""
-
-    existing: str = "resume"
-    """What to do with a run found in the output folder: `resume`, `error` or `overwrite`."""
-
-    root: str | None = None
-    """What the photos' identities are relative to."""
-
-    limit: int | None = None
-    """Only the first so many photos."""
-
-    def __post_init__(self) -> None:
-        for name, value, choices in (
-            ("runner", self.runner, ("auto", "local", "ray")),
-            ("existing", self.existing, ("resume", "error", "overwrite")),
-        ):
-            if value not in choices:
-                raise SettingsError(f"{name} is {value!r}; choose {', '.join(choices)}")
-        if self.limit is not None and self.limit < 1:
-            raise SettingsError(f"limit is {self.limit}; choose 1 or more photos")
-        if self.address is not None and self.runner == "local":
-            raise SettingsError("address names a Ray cluster, runner is local; leave one of them out")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A job with nothing left open: what `--dry-run` prints and a run carries out."""
-
-    job: DetectJob
-    weights: WeightsInfo
-    weights_path: Path
-    inventory: Inventory | None
-    """None where a frozen manifest of an earlier attempt is continued."""
-    manifest: pa.Table
-    detector: DetectorConfig
-    workers: Workers
-    runner: str
-    forecast: Forecast | None
-    """None where nobody asked and nothing hangs on it."""
-    earlier: dict[str, Any] | None
-    """`run.json` of the run that is continued; None for a new run."""
-
-
-def plan(job: DetectJob, *, with_forecast: bool = False) -> Plan:
-    """Check every setting and list the photos, without writing anything.
-
-    Args:
-        job: what was asked for.
-        with_forecast: also measure how long it will take (always done where `runner=auto` has to know).
-
-    Raises:
-        SettingsError, WeightsError, RunError: what is wrong, before the first photo is looked at.
-    """
-    weights_path = find_weights(job.weights)
-    info = read_info(weights_path)
-    store = LocalStore(job.output)
-    earlier = read_run_file(store.root)
-    if earlier is not None and job.existing == "error":
-        raise RunError(f"{job.output}: holds a run already; continue it with --existing resume or choose another -o")
-    detector = replace(job.detector, device=resolve_device(job.detector.device))
-    resumes = earlier is not None and job.existing == "resume" and store.exists(MANIFEST_FILE)
-    if earlier is None:
-        _refuse_foreign_folder(store.root)
-    workers = resolve_workers(job.workers, detector.device)
-    detector = replace(detector, device=workers.device)
-    inventory = None
-    if resumes:
-        _check_same_settings(earlier or {}, _settings(job, detector, info))
-        manifest = pq.read_table(store.root / MANIFEST_FILE)
-    else:
-        inventory = list_photos(job.inputs, root=job.root, limit=job.limit)
-        manifest = manifest_table(inventory)
-    runner = "ray" if job.runner == "auto" and job.address else job.runner
-    expected = None
-    if with_forecast or runner == "auto":
-        expected = forecast(manifest, str(weights_path), detector, workers)
-    if runner == "auto" and expected is not None:
-        runner = "ray" if expected.seconds > LOCAL_SECONDS else "local"
-    return Plan(
-        job=job,
-        weights=info,
-        weights_path=weights_path.resolve(),
-        inventory=inventory,
-        manifest=manifest,
-        detector=detector,
-        workers=workers,
-        runner=runner,
-        forecast=expected,
-        earlier=earlier if resumes else None,
-    )
 
 
 def run(planned: Plan, progress: Progress) -> dict[str, Any]:
@@ -173,6 +46,8 @@ def run(planned: Plan, progress: Progress) -> dict[str, Any]:
     store = LocalStore(planned.job.output)
     store.check_writable()
     with store.locked():
+        if read_run_file(store.root) != planned.found:
+            raise RunError(f"{store.root}: another command worked on this run meanwhile; run the same command again")
         if planned.earlier is None:
             record = _begin(planned, store)
         shards = pending_shards(store, shard_rows(planned.manifest))
@@ -220,12 +95,6 @@ def _look(
     return finished
 
 
-def detector_config(options: argparse.Namespace) -> DetectorConfig:
-    """The detector's settings with those replaced that were given on the command line."""
-    names = ("min_face", "score_threshold", "device", "max_pixels")
-    return DetectorConfig(**{name: getattr(options, name) for name in names if getattr(options, name) is not None})
-
-
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Let SIGTERM (what a scheduler sends) end a run as Ctrl-C does: cleanly, to be continued."""
@@ -246,7 +115,7 @@ def _run_shards(planned: Plan, shards: list[dict[str, int]], progress: Progress)
         output=str(Path(job.output).resolve()),
         weights=str(planned.weights_path),
         weights_sha256=planned.weights.sha256,
-        detector=replace(planned.detector, threads=workers.threads),
+        detector=planned.detector,
         metadata={
             "retinafocus.version": metadata.version("retinafocus"),
             "retinafocus.weights_sha256": planned.weights.sha256,
@@ -254,18 +123,10 @@ def _run_shards(planned: Plan, shards: list[dict[str, int]], progress: Progress)
         },
     )
     if planned.runner == "local":
-        return run_on_threads(
-            config, shards, workers=workers.count, threads_per_worker=workers.threads, on_photo=progress.photo
-        )
+        return run_on_threads(config, shards, workers=workers, on_photo=progress.photo)
     from pipelines.on_ray import RayPlan, run_on_ray  # Ray takes seconds to import; only this way needs it
 
-    ray_plan = RayPlan(
-        workers=workers.count,
-        cpus_per_worker=workers.threads,
-        gpus_per_worker=1.0 if workers.device == "cuda" else 0.0,
-        address=job.address,
-    )
-    return run_on_ray(config, shards, ray_plan)
+    return run_on_ray(config, shards, RayPlan(workers=workers, address=job.address))
 
 
 def _consume(results: Iterator[pa.Table], progress: Progress) -> None:
@@ -282,65 +143,20 @@ def _consume(results: Iterator[pa.Table], progress: Progress) -> None:
         raise RunError(f"{'; '.join(errors)}; mend the cause and run the same command again: finished shards are kept")
 
 
-def _settings(job: DetectJob, detector: DetectorConfig, weights: WeightsInfo) -> dict[str, Any]:
-    """What the tables are a function of, besides the photos: two runs may only be mixed where all of it is equal."""
-    settings = asdict(detector)
-    settings.pop("threads")  # how fast, not what
-    return {
-        "inputs": [os.path.abspath(text) if "://" not in text else text for text in job.inputs],
-        "root": job.root,
-        "limit": job.limit,
-        "detector": settings,
-        # The hash covers tensors only: the same tensors read with other anchors give other faces.
-        "weights_sha256": weights.sha256,
-        "preset": weights.preset.to_dict(),
-        "schema_version": SCHEMA_VERSION,
-    }
-
-
-def _check_same_settings(earlier: dict[str, Any], settings: dict[str, Any]) -> None:
-    before = _flat(earlier.get("settings", {}))
-    now = _flat(json.loads(_json(settings)))
-    different = [
-        f"{key} was {before.get(key)}, is {now.get(key)}"
-        for key in sorted(before | now)
-        if before.get(key) != now.get(key)
-    ]
-    if different:
-        raise RunError(
-            f"the run in the output folder has other settings ({'; '.join(different)}); "
-            f"use the same ones to continue it, --existing overwrite to begin anew, or another -o"
-        )
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
-    return flat
-
-
-def _refuse_foreign_folder(folder: Path) -> None:
-    ours = [name for name in (*TABLES, LEDGER_FOLDER, "manifest") if (folder / name).exists()]
-    if ours:
-        raise RunError(f"{folder}: has {ours[0]}/ but no {RUN_FILE}, so it is no run of ours; choose another -o folder")
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder}: is a file; choose a folder for -o")
-
-
 def _clear(store: LocalStore) -> None:
-    # The ledger and the manifest first: without them a clearing that is cut short leaves nothing to resume. run.json
-    # last: until it is gone the folder says whose it is.
-    for name in (LEDGER_FOLDER, "manifest", *TABLES):
-        if (store.root / name).exists():
-            shutil.rmtree(store.root / name)
+    # The ledger and the manifest come first in `our_files`: without them a clearing that is cut short leaves nothing
+    # to resume. run.json last: until it is gone the folder says whose it is.
+    for name in our_files(store):
+        store.delete(name)
+    for folder in (LEDGER_FOLDER, "manifest", *TABLES):
+        store.remove_folder(folder)
     store.delete(RUN_FILE)
 
 
 def _run_record(planned: Plan) -> dict[str, Any]:
     info = planned.weights
     return {
-        "settings": _settings(planned.job, planned.detector, info),
+        "settings": run_settings(planned.job, planned.detector, info),
         "runner": planned.runner,
         "workers": asdict(planned.workers),
         "weights": {

@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import torch
 
+from pipelines.workers import usable_cores
 from retinafocus.engines import EngineReport, available_engines
 from retinafocus.errors import PhotoError, WeightsError
 from retinafocus.photos import FORMATS, decode
@@ -31,7 +32,7 @@ def examine() -> str:
     lines = [
         f"retinafocus {metadata.version('retinafocus')}, Python {platform.python_version()}, {platform.platform()}",
         "libraries " + ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES),
-        f"cpu       {_usable_cores()} of {os.cpu_count()} cores usable, torch uses {torch.get_num_threads()} threads",
+        f"cpu       {usable_cores()} of {os.cpu_count()} cores usable, torch uses {torch.get_num_threads()} threads",
         f"memory    {memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB",
         f"disk      {disk.free / 1e9:.0f} GB free here",
         f"gpu       {_gpus()}",
@@ -41,10 +42,6 @@ def examine() -> str:
     ]
     advice = [text for module, text in WORTH_HAVING.items() if util.find_spec(module) is None]
     return "\n".join([*lines, *(f"missing   {text}" for text in advice)])
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _engine(engine: EngineReport) -> str:

@@ -44,10 +44,19 @@ def evaluate_run(folder: str, labels: str, sources: Sequence[str] | None, table:
     truths = [PhotoTruth(photo.boxes, photo.ignore) for photo in photos.values()]
     scores = score(truths, detections)
     if table is not None:
-        pq.write_table(scores.to_table(), table)
+        try:
+            pq.write_table(scores.to_table(), table)
+        except OSError as error:
+            raise RunError(f"{table}: cannot be written ({error}); choose another file") from error
+    kept = run.info["settings"]["detector"]["score_threshold"]
+    low = (
+        f"\nThe run kept scores from {kept:g} only, so AP is too low; run with --score-threshold 0.02."
+        if kept > 0.05
+        else ""
+    )
     failed = sum(count for status, count in run.info.get("totals", {}).get("statuses", {}).items() if status != "ok")
     note = f"\n{failed} photos of the run could not be looked at; their faces count as missed." if failed else ""
-    return f"{scores.to_markdown()}{note}"
+    return f"{scores.to_markdown()}{note}{low}"
 
 
 _NOTHING = PhotoDetections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))

@@ -14,14 +14,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from os.path import commonpath
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retinafocus.errors import SettingsError
-from retinafocus.runs import LEDGER_FOLDER, RUN_FILE
+from retinafocus.runs import LEDGER_FOLDER, RUN_FILE, TABLES
 
 # What a photo's name may end with inside a folder or glob. A photo named one by one may be called anything.
 PHOTO_SUFFIXES = frozenset(
@@ -52,6 +53,9 @@ SKIPPED_FOLDERS = frozenset(
     {"@eaDir", "#recycle", "#snapshot", "$RECYCLE.BIN", "lost+found", "__MACOSX", "System Volume Information"}
 )
 
+# Inside the folder of a run, what is ours and holds no photos.
+RUN_FOLDERS = frozenset({LEDGER_FOLDER, "manifest", *TABLES})
+
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".parquet"})
 LIST_COLUMNS = ("uri", "path", "image", "file")
 
@@ -77,9 +81,15 @@ MANIFEST_SCHEMA = pa.schema(
 class ListedPhoto:
     """One photo as found: where it is, how large, how old. Size and age are None where it cannot be seen."""
 
-    uri: str
+    name: str
+    """Absolute local path as the system has it (bytes that are not UTF-8 as surrogates), or a URI."""
     bytes: int | None = None
     modified: datetime | None = None
+
+    @property
+    def uri(self) -> str:
+        """As it stands in tables and is read: the path, or where that is not UTF-8 the file URI that leads to it."""
+        return self.name if _is_utf8(self.name) else Path(self.name).as_uri()
 
 
 @dataclass
@@ -123,10 +133,10 @@ def list_photos(inputs: Sequence[str], *, root: str | None = None, limit: int | 
     inventory = Inventory()
     for text in inputs:
         inventory.photos.extend(_expand(text, inventory.skipped))
-    unique = {photo.uri: photo for photo in inventory.photos}
+    unique = {photo.name: photo for photo in inventory.photos}
     if repeated := len(inventory.photos) - len(unique):
         inventory.skipped["named twice"] += repeated
-    inventory.photos = [unique[uri] for uri in sorted(unique)][:limit]
+    inventory.photos = [unique[name] for name in sorted(unique)][:limit]
     if not inventory.photos:
         passed = f" (passed over: {_counts(inventory.skipped)})" if inventory.skipped else ""
         raise SettingsError(
@@ -143,11 +153,11 @@ def manifest_table(inventory: Inventory) -> pa.Table:
     Raises:
         SettingsError: a photo lies outside the stated root.
     """
-    paths = [_relative(photo.uri, inventory.root) for photo in inventory.photos]
+    paths = [_relative(photo.name, inventory.root) for photo in inventory.photos]
     columns = [
         [image_id(path) for path in paths],
         [photo.uri for photo in inventory.photos],
-        paths,
+        [path if _is_utf8(path) else quote(os.fsencode(path)) for path in paths],
         [photo.bytes for photo in inventory.photos],
         [photo.modified for photo in inventory.photos],
         cut_shards([photo.bytes for photo in inventory.photos]),
@@ -195,8 +205,7 @@ def _expand(text: str, skipped: Counter[str]) -> Iterator[ListedPhoto]:
     elif os.path.exists(text):
         yield from _read_list(text) if Path(text).suffix.lower() in LIST_SUFFIXES else [_see(os.path.abspath(text))]
     elif glob.has_magic(text):
-        found = sorted(path for path in glob.glob(text, recursive=True) if os.path.isfile(path))
-        yield from (_see(os.path.abspath(path)) for path in found if _is_photo_name(os.path.basename(path), skipped))
+        yield from _glob(text, skipped)
     else:
         raise SettingsError(
             f"{text}: no such file or folder; check the path, or quote a glob so that the shell leaves it alone"
@@ -208,17 +217,38 @@ def _walk(folder: str, skipped: Counter[str]) -> Iterator[ListedPhoto]:
         skipped[f"unreadable folder ({error.filename})"] += 1
 
     for parent, folders, names in os.walk(folder, onerror=fail):
-        for name in [name for name in folders if name in SKIPPED_FOLDERS or name.startswith(".")]:
-            folders.remove(name)
-            skipped["thumbnail or system folder" if name in SKIPPED_FOLDERS else "hidden folder"] += 1
+        is_run = RUN_FILE in names and LEDGER_FOLDER in folders
+        for name in list(folders):
+            reason = _reason_to_skip(name)
+            if reason is None and is_run and name in RUN_FOLDERS:
+                reason = "table of a run"
+            if reason is None and os.path.islink(os.path.join(parent, name)):
+                reason = "linked folder"
+            if reason is not None:
+                folders.remove(name)
+                skipped[reason] += 1
         folders.sort()
-        if RUN_FILE in names and LEDGER_FOLDER in folders:
-            folders.clear()
-            skipped["output of a run"] += 1
-            continue
         for name in sorted(names):
             if _is_photo_name(name, skipped):
                 yield _see(os.path.join(parent, name))
+
+
+def _reason_to_skip(folder: str) -> str | None:
+    """Why a folder of this name is passed over; None where it is not."""
+    if folder in SKIPPED_FOLDERS:
+        return "thumbnail or system folder"
+    return "hidden folder" if folder.startswith(".") else None
+
+
+def _glob(pattern: str, skipped: Counter[str]) -> Iterator[ListedPhoto]:
+    """Files that a glob names, but for those that a search of its folder would pass over."""
+    fixed = len(list(takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts)))
+    for path in sorted(glob.glob(pattern, recursive=True)):
+        reasons = [reason for folder in Path(path).parts[fixed:-1] if (reason := _reason_to_skip(folder)) is not None]
+        if reasons:
+            skipped[f"in a {reasons[0]}"] += 1
+        elif os.path.isfile(path) and _is_photo_name(os.path.basename(path), skipped):
+            yield _see(os.path.abspath(path))
 
 
 def _is_photo_name(name: str, skipped: Counter[str]) -> bool:
@@ -236,38 +266,38 @@ def _see(path: str) -> ListedPhoto:
     """A local photo with its size and age; without them if it cannot be seen (its row will say why)."""
     try:
         status = os.stat(path)
-    except OSError:
-        return ListedPhoto(_as_text(path))
+    except (OSError, ValueError):  # ValueError: a name with a zero byte
+        return ListedPhoto(path)
     modified = datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, tz=timezone.utc)
-    return ListedPhoto(_as_text(path), status.st_size, modified)
+    return ListedPhoto(path, status.st_size, modified)
 
 
-def _as_text(path: str) -> str:
-    # Names that are not UTF-8 cannot stand in a table; their file URI (percent-encoded bytes) can, and leads back.
+def _is_utf8(text: str) -> bool:
     try:
-        path.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError:
-        return Path(path).as_uri()
-    return path
+        return False
+    return True
 
 
 def _read_list(path: str) -> Iterator[ListedPhoto]:
     folder = os.path.dirname(os.path.abspath(path))
     for entry in _list_entries(path):
-        if _is_uri(entry):
+        if entry.startswith("file:"):
+            yield _see(os.path.normpath(os.fsdecode(unquote_to_bytes(urlsplit(entry).path))))
+        elif _is_uri(entry):
             yield ListedPhoto(entry)
         else:
-            yield _see(os.path.normpath(os.path.join(folder, entry)))
+            yield _see(os.path.normpath(os.path.join(folder, os.path.expanduser(entry))))
 
 
 def _list_entries(path: str) -> list[str]:
     suffix = Path(path).suffix.lower()
     try:
         if suffix == ".parquet":
-            names = pq.read_schema(path).names
-            return [
-                entry for entry in pq.read_table(path, columns=[_column(path, names)]).column(0).to_pylist() if entry
-            ]
+            column = _column(path, pq.read_schema(path).names)
+            values = pq.read_table(path, columns=[column]).column(0).cast(pa.string())
+            return [entry for entry in values.to_pylist() if entry]
         with open(path, encoding="utf-8-sig", newline="" if suffix == ".csv" else None) as file:
             if suffix == ".txt":
                 return [line.rstrip("\n") for line in file if line.strip()]
@@ -276,8 +306,11 @@ def _list_entries(path: str) -> list[str]:
             return [row[column] for row in reader if row[column]]
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path}: is not UTF-8 text (byte {error.start}); save the list as UTF-8") from error
-    except pa.ArrowInvalid as error:
-        raise SettingsError(f"{path}: is not a Parquet file ({error})") from error
+    except (pa.ArrowException, csv.Error, ValueError, TypeError) as error:
+        if isinstance(error, SettingsError):
+            raise
+        kind = "Parquet file with a text column" if suffix == ".parquet" else "list of photos"
+        raise SettingsError(f"{path}: is not a {kind} ({error}); write it anew") from error
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -286,9 +319,8 @@ def _column(path: str, names: list[str]) -> str:
     for name in LIST_COLUMNS:
         if name in names:
             return name
-    raise SettingsError(
-        f"{path}: has the columns {', '.join(names) or 'none'}; name the one of the photos {' or '.join(LIST_COLUMNS)}"
-    )
+    wanted = " or ".join(LIST_COLUMNS)
+    raise SettingsError(f"{path}: has the columns {', '.join(names) or 'none'}; name the one of the photos {wanted}")
 
 
 def _is_uri(text: str) -> bool:
@@ -297,16 +329,20 @@ def _is_uri(text: str) -> bool:
 
 def _root(stated: str | None, photos: Sequence[ListedPhoto]) -> str:
     if stated is not None:
-        return stated.rstrip("/") if _is_uri(stated) else _as_text(os.path.abspath(stated))
-    uris = [photo.uri for photo in photos]
-    prefix = commonpath([uri.rsplit("/", 1)[0] + "/" for uri in uris])
-    return prefix.rsplit("/", 1)[0]
+        return stated.rstrip("/") if _is_uri(stated) else os.path.abspath(os.path.expanduser(stated))
+    common = photos[0].name.split("/")[:-1]
+    for photo in photos:
+        folders = photo.name.split("/")[:-1]
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(common, folders, strict=False)))
+        common = common[:shared]
+    if common[:1] and common[0].endswith(":") and len(common) < 3:
+        return ""  # nothing in common but the scheme of a URI
+    return "/".join(common)
 
 
-def _relative(uri: str, root: str) -> str:
-    prefix = root if root.endswith("/") else root + "/"
-    if uri.startswith(prefix):
-        return uri[len(prefix) :]
-    if uri.startswith("file://") and not _is_uri(root):  # a name that is not UTF-8, under a root that is
-        return _relative(uri, Path(root or "/").as_uri())
-    raise SettingsError(f"{uri}: lies outside the root {root}; give another --root or leave it out")
+def _relative(name: str, root: str) -> str:
+    # Photos of several stores, or of a store and this machine, have no folder in common: their names stand whole.
+    prefix = root if root.endswith("/") or (not root and _is_uri(name)) else root + "/"
+    if name.startswith(prefix):
+        return name[len(prefix) :]
+    raise SettingsError(f"{name}: lies outside the root {root}; give another --root or leave it out")

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.store import LocalStore
+from pipelines.store import TEMPORARY_PREFIX, LocalStore
 from retinafocus.errors import RunError
-from retinafocus.runs import TABLES, ledger_name, read_ledger
+from retinafocus.runs import LEDGER_FOLDER, MANIFEST_FILE, TABLES, ledger_name, read_ledger
+
+_OUR_NAME = re.compile(rf"part-\d{{8}}-\w+\.parquet|\d{{8}}\.json|photos\.parquet|{re.escape(TEMPORARY_PREFIX)}.*")
+
+_TOTALS = ("photos", "faces", "photos_with_faces", "pixels_processed")
 
 
 def commit_shard(
@@ -70,10 +75,17 @@ def delete_leftovers(store: LocalStore) -> int:
     Call it only when no worker of the run is at work any more.
     """
     named = {file["name"] for record in read_ledger(store.root) for file in record["files"].values()}
-    leftovers = [name for table in TABLES for name in store.names(table) if name not in named]
+    named |= {ledger_name(record["shard"]) for record in read_ledger(store.root)}
+    leftovers = [name for name in our_files(store) if name not in named and name != MANIFEST_FILE]
     for name in leftovers:
         store.delete(name)
     return len(leftovers)
+
+
+def our_files(store: LocalStore) -> list[str]:
+    """Every file in the folders of a run that carries a name we give; what else lies there is somebody's own."""
+    folders = (LEDGER_FOLDER, "manifest", *TABLES)
+    return [name for folder in folders for name in store.names(folder) if _OUR_NAME.fullmatch(name.split("/")[1])]
 
 
 def reconcile(store: LocalStore, manifest: pa.Table) -> dict[str, Any]:
@@ -102,10 +114,9 @@ def reconcile(store: LocalStore, manifest: pa.Table) -> dict[str, Any]:
         done.add(shard)
         statuses.update(record["statuses"])
         seconds.update(record["seconds"])
-        totals.update({key: record[key] for key in ("photos", "faces", "photos_with_faces", "pixels_processed")})
-    keys = ("photos", "faces", "photos_with_faces", "pixels_processed")
+        totals.update({key: record[key] for key in _TOTALS})
     return {
-        **{key: totals[key] for key in keys},
+        **{key: totals[key] for key in _TOTALS},
         "statuses": dict(sorted(statuses.items())),
         "seconds": {key: round(value, 3) for key, value in sorted(seconds.items())},
         "missing_shards": sorted(set(listed) - done),

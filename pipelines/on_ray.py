@@ -1,11 +1,14 @@
-"""Run the shards on Ray Data: one row is one shard, one actor is one worker. The only module that imports Ray."""
+"""Run the shards on Ray Data: one row is one shard, one actor is one worker."""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +23,12 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 import pyarrow as pa
 import ray
 import ray.data
+import ray.exceptions
 from ray.data import ActorPoolStrategy
 
 from pipelines.stages import DetectShard, StageConfig
-from retinafocus.errors import SettingsError
+from pipelines.workers import Workers
+from retinafocus.errors import RetinaFocusError, RunError, SettingsError
 
 # Ray Data's own tasks (handing out the rows) need a processor that no actor holds: without one the job stands still
 # for half an hour and then dies, with no warning in between.
@@ -35,13 +40,16 @@ MAX_DEAD_SHARDS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class RayPlan:
-    """How many actors and what each holds."""
+    """Where the actors come from."""
 
-    workers: int
-    cpus_per_worker: int
-    gpus_per_worker: float
+    workers: Workers
     address: str | None
     """A running cluster to join; None starts a private one on this machine for the length of the job."""
+
+    @property
+    def gpus_per_worker(self) -> int:
+        """Of each actor; beside one CPU."""
+        return int(self.workers.device == "cuda")
 
 
 def run_on_ray(config: StageConfig, shards: list[dict[str, int]], plan: RayPlan) -> Iterator[pa.Table]:
@@ -50,9 +58,9 @@ def run_on_ray(config: StageConfig, shards: list[dict[str, int]], plan: RayPlan)
     Raises:
         SettingsError: the cluster is too small for the workers asked for, or cannot be reached.
     """
-    started = _connect(plan)
+    started = connect(plan.address, cpus=plan.workers.count)
     try:
-        _check_room(plan)
+        count = _workers(plan, len(shards))
         _set_context()
         with warnings.catch_warnings():
             # max_restarts and max_task_retries have no other way in before Ray 2.64 (hence the upper bound on ray).
@@ -62,8 +70,8 @@ def run_on_ray(config: StageConfig, shards: list[dict[str, int]], plan: RayPlan)
                 fn_constructor_kwargs={"config": config},
                 batch_format="pyarrow",
                 batch_size=1,
-                compute=ActorPoolStrategy(size=min(plan.workers, len(shards))),
-                num_cpus=plan.cpus_per_worker,
+                compute=ActorPoolStrategy(size=count),
+                num_cpus=1,
                 num_gpus=plan.gpus_per_worker,
                 # A dead actor must always be replaced (with a bound, the job hangs once it is spent); a shard that
                 # kills its actor is tried once more and then given up, so that it cannot kill actors for ever.
@@ -71,42 +79,78 @@ def run_on_ray(config: StageConfig, shards: list[dict[str, int]], plan: RayPlan)
                 max_task_retries=1,
             )
             yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    except ray.exceptions.RayError as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, RetinaFocusError):
+            raise cause from error
+        last = str(error).strip().splitlines()[-1]
+        raise RunError(f"Ray gave up: {last}; finished shards are kept, run the same command again") from error
     finally:
         if started:
             ray.shutdown()
 
 
-def _connect(plan: RayPlan) -> bool:
-    """Join the cluster, or start one; True if it was started here."""
+def connect(address: str | None, *, cpus: int) -> bool:
+    """Join the cluster, or start one; True if it was started here.
+
+    Args:
+        address: of a running cluster; None starts a private one on this machine.
+        cpus: what the actors will hold of a private one.
+
+    Raises:
+        SettingsError: no cluster answers at that address.
+    """
     if ray.is_initialized():
         return False
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if plan.address is None:
-        # More processors than the machine has are only a number to Ray: they let its own small tasks run beside us.
-        cpus = max(os.cpu_count() or 1, plan.workers * plan.cpus_per_worker + FREE_CPUS)
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-        return True
-    try:
-        ray.init(address=plan.address, **quiet)
-    except (ConnectionError, RuntimeError) as error:
-        raise SettingsError(
-            f"address {plan.address}: no Ray cluster answers there ({error}); start one with `ray start --head`"
-        ) from error
+    with _kept_handler():
+        if address is None:
+            # More processors than the machine has are only a number to Ray: they let its own small tasks run beside us.
+            count = max(os.cpu_count() or 1, cpus + FREE_CPUS)
+            ray.init(address="local", num_cpus=count, include_dashboard=False, **quiet)
+            return True
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, RuntimeError) as error:
+            raise SettingsError(
+                f"address {address}: no Ray cluster answers there ({error}); start one with `ray start --head`"
+            ) from error
     return True
 
 
-def _check_room(plan: RayPlan) -> None:
+@contextmanager
+def _kept_handler() -> Iterator[None]:
+    """Keep our answer to SIGTERM: Ray puts its own in place, which ends the process without a word to the user."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def _workers(plan: RayPlan, shards: int) -> int:
+    """How many actors to start.
+
+    Raises:
+        SettingsError: the cluster cannot hold as many as were asked for.
+    """
     has = ray.cluster_resources()
-    cpus, needed = has.get("CPU", 0.0), plan.workers * plan.cpus_per_worker + FREE_CPUS
-    if cpus < needed:
-        room = max(0, int((cpus - FREE_CPUS) // plan.cpus_per_worker))
+    cpus, gpus = int(has.get("CPU", 0)), int(has.get("GPU", 0))
+    there = f"{cpus} CPUs and {gpus} GPUs" if plan.gpus_per_worker else f"{cpus} CPUs"
+    room = min(cpus - FREE_CPUS, gpus) if plan.gpus_per_worker else cpus - FREE_CPUS
+    wanted = plan.workers.count if plan.workers.chosen or plan.address is None else room
+    if room < 1:
         raise SettingsError(
-            f"workers: {plan.workers} workers of {plan.cpus_per_worker} CPUs and one CPU for Ray itself are "
-            f"{needed} CPUs, the cluster has {cpus:g}; use --workers {room} or add nodes"
+            f"the cluster has {there}; one {plan.workers.device} worker and Ray itself need {1 + FREE_CPUS} CPUs"
+            f"{' and 1 GPU' if plan.gpus_per_worker else ''}: add nodes, or use --runner local"
         )
-    gpus = has.get("GPU", 0.0)
-    if gpus < plan.workers * plan.gpus_per_worker:
-        raise SettingsError(f"workers: {plan.workers} GPU workers asked for, the cluster has {gpus:g} GPUs")
+    if wanted > room:
+        raise SettingsError(
+            f"workers: {wanted} workers of one {'GPU' if plan.gpus_per_worker else 'CPU'} each beside one CPU for Ray "
+            f"itself do not fit, the cluster has {there}; use --workers {room} or add nodes"
+        )
+    return min(wanted, shards)
 
 
 def _set_context() -> None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pyarrow as pa
 import torch
 
 from pipelines.stages import DetectShard, StageConfig, Stopped
+from pipelines.workers import Workers
 
 
 def run_on_threads(
     config: StageConfig,
     shards: list[dict[str, int]],
     *,
-    workers: int,
-    threads_per_worker: int,
+    workers: Workers,
     on_photo: Callable[[int | None], None],
 ) -> Iterator[pa.Table]:
     """Look at every shard; yields each committed shard's row of counts as it comes.
@@ -30,12 +31,13 @@ def run_on_threads(
         waiting.put(row)
     done: queue.SimpleQueue[pa.Table | BaseException | None] = queue.SimpleQueue()
     stop = threading.Event()
-    # Several single-threaded networks beat one with several threads: a small network leaves threads waiting.
-    torch.set_num_threads(threads_per_worker)
 
-    def work() -> None:
+    def work(index: int) -> None:
         try:
-            stage = DetectShard(config, on_photo=on_photo, stop=stop)
+            # Each GPU worker has a card of its own.
+            device = f"cuda:{index % torch.cuda.device_count()}" if workers.device == "cuda" else workers.device
+            detector = replace(config.detector, device=device)
+            stage = DetectShard(replace(config, detector=detector), on_photo=on_photo, stop=stop)
             while not stop.is_set():
                 done.put(stage(pa.Table.from_pylist([waiting.get_nowait()])))
         except (queue.Empty, Stopped):
@@ -45,10 +47,13 @@ def run_on_threads(
         finally:
             done.put(None)
 
-    threads = [threading.Thread(target=work, name=f"worker-{index}") for index in range(min(workers, len(shards)))]
-    for thread in threads:
-        thread.start()
+    threads = [
+        threading.Thread(target=work, args=(index,), name=f"worker-{index}")
+        for index in range(min(workers.count, len(shards)))
+    ]
     try:
+        for thread in threads:
+            thread.start()
         ended = 0
         while ended < len(threads):
             item = done.get()
@@ -61,4 +66,5 @@ def run_on_threads(
     finally:
         stop.set()
         for thread in threads:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()

@@ -49,7 +49,10 @@ def draw_run(folder: str, output: str, threshold: float | None, limit: int, shee
     looked = looked.sort_by("uri")
     chosen = looked.take(pa.array(np.unique(np.linspace(0, looked.num_rows - 1, limit).astype(int))))
     threshold = run.info["settings"]["preset"]["display_threshold"] if threshold is None else threshold
-    Path(output).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{output}: cannot be made ({error.strerror}); choose another folder") from error
     if sheet:
         path = Path(output) / "sheet.jpg"
         cells = [picture for _, picture in _draw(run, chosen, threshold, SHEET_CELL)]
@@ -57,7 +60,7 @@ def draw_run(folder: str, output: str, threshold: float | None, limit: int, shee
         return [path]
     paths = []
     for number, (uri, picture) in enumerate(_draw(run, chosen, threshold, None)):
-        paths.append(Path(output) / f"{number:04d}-{Path(uri).stem}.jpg")
+        paths.append(Path(output) / f"{number:04d}-{Path(uri).stem[:48]}.jpg")
         save_picture(paths[-1], picture)
     return paths
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 import threading
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-if TYPE_CHECKING:
-    from pipelines.detect import Plan
-    from retinafocus.weights import WeightsInfo
+from pipelines.planning import Plan
+from retinafocus.levels import plan_levels
+from retinafocus.weights import WeightsInfo
 
 # A log file gets a line this often, and one at the end.
 LOG_SECONDS = 10.0
@@ -119,11 +119,18 @@ def describe_plan(plan: Plan) -> str:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in archive.skipped.most_common(6))
         lines.append(f"skipped  {sum(archive.skipped.values()):,}: {kinds}")
     if plan.earlier is not None:
-        lines.append(f"resumes  the run of {plan.earlier['started']}; its list of photos is frozen")
+        lines.append(
+            f"resumes  the run of {plan.earlier['started']}, {plan.earlier['status']}; its list of photos is frozen: "
+            "photos that came later need another -o, or --existing overwrite"
+        )
     lines.append(
-        f"runs     {plan.runner}, {workers.count} {workers.device} workers of {workers.threads} threads; "
+        f"runs     {plan.runner}, {workers.count} {workers.device} workers; "
         f"faces from {plan.detector.min_face:g} px, scores from {plan.detector.score_threshold:g}"
     )
+    # The words depend on the smallest face alone; a large photo has every level there can be.
+    levels = plan_levels((1 << 15, 1 << 15), min_face=plan.detector.min_face, face_range=plan.weights.preset.face_range)
+    if levels.not_found:
+        lines.append(f"note     {levels.not_found}")
     if plan.forecast is not None and plan.forecast.sampled:
         expected = plan.forecast
         lines.append(

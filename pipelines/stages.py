@@ -163,9 +163,7 @@ class DetectShard:
             data = read_bytes(row["uri"])
             looked.ms["read"] += 1e3 * (perf_counter() - start)
             if row["bytes"] is not None and len(data) != row["bytes"]:
-                raise PhotoError(
-                    "changed", f"{len(data)} bytes now, {row['bytes']} when it was listed; list the archive again"
-                )
+                raise PhotoError("changed", f"{len(data)} bytes now, {row['bytes']} when it was listed")
             looked.row = {**row, "bytes": len(data)}
             start = perf_counter()
             looked.header = read_header(data)

@@ -40,7 +40,9 @@ class LocalStore:
         probe = f"{TEMPORARY_PREFIX}probe-{uuid.uuid4().hex}"
         try:
             self.put(probe, b"")
+            self.create_once(f"{probe}-link", b"")  # some network file systems know no hard links
             self.delete(probe)
+            self.delete(f"{probe}-link")
         except OSError as error:
             reason = error.strerror or str(error)
             raise RunError(f"{self.root}: cannot be written ({reason}); choose another -o folder") from error
@@ -94,6 +96,12 @@ class LocalStore:
                 for entry in entries:
                     if entry.is_file(follow_symlinks=False):
                         yield f"{folder}/{entry.name}"
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove a folder if it is empty; somebody else's files keep it."""
+        path = self.root / folder
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
     def delete(self, name: str) -> None:
         """Remove a file; it is no error if it is gone already."""

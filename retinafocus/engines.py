@@ -96,6 +96,10 @@ class TorchEngine:
         self.preset = model.preset
         if threads is not None:
             torch.set_num_threads(threads)
+        if device != "cpu":
+            # PyTorch otherwise rounds the inputs of float32 convolutions to 10 bits (TF32). The switch is the whole
+            # process's; turning it on and off around each picture would race between threads.
+            torch.backends.cudnn.allow_tf32 = False
         network = fold_batch_norms(copy.deepcopy(model).eval()).requires_grad_(False)
         network = network.to(device=device, dtype=PRECISIONS[precision])
         # Channels last is how pixels arrive, and what the convolutions of both kinds of device are fastest in.
@@ -104,7 +108,7 @@ class TorchEngine:
     def run(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Look at one picture; see `Engine.run`."""
         writable = pixels if pixels.flags.writeable else pixels.copy()
-        with torch.inference_mode(), _true_float32(), _photo_errors():
+        with torch.inference_mode(), _photo_errors():
             # Rows of pixels seen as (1, 3, H, W) are channels-last without a copy.
             picture = torch.from_numpy(writable).to(self.device).permute(2, 0, 1).unsqueeze(0)
             outputs: Outputs = self._network(picture)
@@ -178,17 +182,6 @@ def _check_settings(device: str, precision: str, threads: int | None) -> None:
     usable = [report.device for report in available_engines() if report.usable]
     if device not in usable and not (device == "cuda" and "cuda:0" in usable):
         raise SettingsError(f"device is {device!r}; usable here: {', '.join(usable)}")
-
-
-@contextlib.contextmanager
-def _true_float32() -> Iterator[None]:
-    """Keep float32 convolutions in float32 on CUDA, where PyTorch otherwise rounds their inputs to 10 bits (TF32)."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
 
 
 @contextlib.contextmanager

@@ -87,7 +87,7 @@ class Run:
 
     def manifest(self) -> pa.Table:
         """Every photo the run was asked to look at."""
-        return pq.read_table(self.folder / MANIFEST_FILE)
+        return read_manifest(self.folder)
 
 
 def open_run(folder: str | os.PathLike[str]) -> Run:
@@ -110,14 +110,35 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
 
 
 def read_run_file(folder: Path) -> dict[str, Any] | None:
-    """`run.json` of a folder, or None where there is none."""
+    """`run.json` of a folder, or None where there is none.
+
+    Raises:
+        RunError: there is one that no run of ours wrote, or that cannot be read.
+    """
     try:
         text = (folder / RUN_FILE).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise RunError(f"{folder / RUN_FILE}: cannot be read: {error.strerror}") from error
-    return _parse(folder / RUN_FILE, text)
+    info = _parse(folder / RUN_FILE, text)
+    if not {"status", "settings", "archive"} <= info.keys():
+        raise RunError(f"{folder / RUN_FILE}: was not written by RetinaFocus; choose another folder")
+    return info
+
+
+def read_manifest(folder: Path) -> pa.Table:
+    """The photos a run was asked to look at.
+
+    Raises:
+        RunError: the manifest is missing or damaged.
+    """
+    try:
+        return pq.read_table(folder / MANIFEST_FILE)
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(
+            f"{folder / MANIFEST_FILE}: cannot be read ({error}); start anew with --existing overwrite"
+        ) from error
 
 
 def read_ledger(folder: Path) -> list[dict[str, Any]]:

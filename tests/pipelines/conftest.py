@@ -8,12 +8,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines import detect
+from pipelines import detect, planning
 from pipelines.report import Progress
 from retinafocus import DetectorConfig, open_run
+from retinafocus.datasets.labelled import LANDMARK_COLUMNS
 from retinafocus.models import RetinaFocus, get_preset
 from retinafocus.runs import Run
 from retinafocus.weights import save_model
@@ -47,14 +50,55 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def labelled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight photos of 128 px with drawn faces of 24 to 60 px, in the Parquet form; two sources, one ignore region."""
+    root = tmp_path_factory.mktemp("labelled")
+    (root / "images").mkdir()
+    random = np.random.default_rng(5)
+    images, labels = [], []
+    for number in range(8):
+        name, source = f"{number}.png", "odd" if number % 2 else "even"
+        small = random.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        picture = np.ascontiguousarray(cv2.resize(small, (128, 128), interpolation=cv2.INTER_CUBIC) // 2, np.uint8)
+        for left, top in ((4, 4), (66, 60))[: 1 + number % 2]:
+            width = int(random.integers(24, 52))
+            labels.append({"image": name, "kind": "human"} | draw_face(picture, left, top, width))
+        images.append({"image": name, "width": 128, "height": 128, "source": source})
+        assert cv2.imwrite(str(root / "images" / name), picture)
+    doubtful = dict.fromkeys(labels[0]) | {"image": "0.png", "kind": "ignore"}
+    labels.append(doubtful | {"x1": 100.0, "y1": 100.0, "x2": 120.0, "y2": 120.0})
+    pq.write_table(pa.Table.from_pylist(images), root / "images.parquet")
+    pq.write_table(pa.Table.from_pylist(labels), root / "labels.parquet")
+    return root
+
+
+def draw_face(picture: np.ndarray, left: int, top: int, width: int) -> dict[str, float]:
+    """An oval with eyes, nose and mouth, a fifth taller than wide; its box and landmarks as columns of the labels."""
+    height = round(width * 1.2)
+    centre = (left + width // 2, top + height // 2)
+    cv2.ellipse(picture, centre, (width // 2, height // 2), 0, 0, 360, (150, 180, 230), -1)
+    points = [(left + round(width * x), top + round(height * y)) for x, y in FACE_POINTS]
+    for point in points[:3]:
+        cv2.circle(picture, point, max(1, width // 12), (30, 30, 60), -1)
+    cv2.line(picture, points[3], points[4], (40, 40, 200), max(1, width // 12))
+    box = {"x1": left, "y1": top, "x2": left + width, "y2": top + height}
+    named = zip(LANDMARK_COLUMNS, (value for point in points for value in point), strict=True)
+    return {name: float(value) for name, value in (*box.items(), *named)}
+
+
+# Left eye, right eye, nose, left and right corner of the mouth, as shares of the box.
+FACE_POINTS = ((0.3, 0.4), (0.7, 0.4), (0.5, 0.58), (0.33, 0.76), (0.67, 0.76))
+
+
+@pytest.fixture(scope="session")
 def run_job() -> Callable[..., Run]:
     """A function that runs a job in this process and opens its tables."""
 
     def run(photos: Path, output: Path, weights: Path, **settings: object) -> Run:
         settings = {"runner": "local", "workers": "2", "detector": DetectorConfig(device="cpu"), **settings}
-        job = detect.DetectJob(inputs=[str(photos)], output=str(output), weights=str(weights), **settings)  # type: ignore[arg-type]
+        job = planning.DetectJob(inputs=[str(photos)], output=str(output), weights=str(weights), **settings)  # type: ignore[arg-type]
         with open(os.devnull, "w") as quiet:
-            detect.run(detect.plan(job), Progress(quiet))
+            detect.run(planning.plan(job), Progress(quiet))
         return open_run(output)
 
     return run

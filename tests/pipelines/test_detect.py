@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import detect
+from pipelines import detect, planning
 from pipelines.report import Progress, summary
 from retinafocus import DetectorConfig, open_run
 from retinafocus.errors import RunError, SettingsError, WeightsError
@@ -111,6 +111,44 @@ def test_other_settings_are_refused_and_named(
     assert again.info["settings"]["detector"]["min_face"] == 40.0
 
 
+def test_somebody_elses_run_file_is_refused_and_nothing_is_touched(
+    run_job: Callable[..., Run], archive: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "mine.jpg").write_bytes(b"keep me")
+    (tmp_path / RUN_FILE).write_text('{"wandb": 1}')
+    for existing in ("resume", "overwrite"):
+        with pytest.raises(RunError, match="was not written by RetinaFocus; choose another folder"):
+            run_job(archive, tmp_path, tiny_weights, existing=existing)
+    assert (tmp_path / "images" / "mine.jpg").exists()
+
+
+@pytest.mark.parametrize("existing", ["resume", "overwrite"])
+def test_own_files_beside_the_parts_of_a_run_are_kept(
+    run_job: Callable[..., Run], archive: Path, tiny_weights: Path, tmp_path: Path, existing: str
+) -> None:
+    run_job(archive, tmp_path, tiny_weights, limit=3)
+    (tmp_path / "images" / "mine.jpg").write_bytes(b"keep me")
+    next((tmp_path / "_ledger").iterdir()).unlink()
+    run = run_job(archive, tmp_path, tiny_weights, limit=3, existing=existing)
+    assert (tmp_path / "images" / "mine.jpg").read_bytes() == b"keep me"
+    assert len(list((tmp_path / "images").glob("*.parquet"))) == len(run.records) == 3
+
+
+def test_run_that_another_command_finished_meanwhile_is_left_alone(
+    run_job: Callable[..., Run], archive: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    job = planning.DetectJob(
+        inputs=[str(archive)], output=str(tmp_path), weights=str(tiny_weights), runner="local", limit=2,
+        detector=DetectorConfig(device="cpu"),
+    )  # fmt: skip
+    planned = planning.plan(job)
+    before = run_job(archive, tmp_path, tiny_weights, limit=2).files("faces")
+    with pytest.raises(RunError, match="another command worked on this run meanwhile"), open(os.devnull, "w") as quiet:
+        detect.run(planned, Progress(quiet))
+    assert open_run(tmp_path).files("faces") == before
+
+
 @pytest.mark.parametrize("survivor", [RUN_FILE, "run.json and manifest"])
 def test_start_that_was_cut_short_is_simply_started_again(
     run_job: Callable[..., Run], archive: Path, tiny_weights: Path, tmp_path: Path, survivor: str
@@ -141,6 +179,8 @@ def test_folder_with_somebody_elses_files_is_never_cleared(
         pytest.param({"runner": "slurm"}, SettingsError, "choose auto, local, ray", id="runner"),
         pytest.param({"limit": 0}, SettingsError, "limit is 0", id="limit"),
         pytest.param({"address": "host:1"}, SettingsError, "leave one of them out", id="address"),
+        pytest.param({"output": "s3://bucket/out"}, SettingsError, "object stores cannot be written yet", id="store"),
+        pytest.param({"output": ""}, SettingsError, "output is ''; give a folder", id="no output"),
     ],
 )
 def test_wrong_settings_stop_the_job_before_anything_is_written(
@@ -152,9 +192,9 @@ def test_wrong_settings_stop_the_job_before_anything_is_written(
     error: type[Exception],
     message: str,
 ) -> None:
-    weights = Path(str(settings.pop("weights", tiny_weights)))
+    settings = {"weights": tiny_weights, "output": tmp_path / "out", **settings}
     with pytest.raises(error, match=message):
-        run_job(archive, tmp_path / "out", weights, **settings)
+        run_job(archive, **settings)
     assert not (tmp_path / "out").exists()
 
 
@@ -164,6 +204,11 @@ def test_output_that_is_a_file_is_refused(
     (tmp_path / "out").write_text("in the way")
     with pytest.raises(RunError, match="is a file; choose a folder"):
         run_job(archive, tmp_path / "out", tiny_weights)
+
+
+def test_folder_of_the_photos_is_no_output(run_job: Callable[..., Run], archive: Path, tiny_weights: Path) -> None:
+    with pytest.raises(SettingsError, match="the folder of the photos; give a folder of its own"):
+        run_job(archive, archive, tiny_weights)
 
 
 def test_full_disk_ends_the_run_with_its_reason_and_the_next_goes_on(
@@ -234,8 +279,10 @@ def test_photo_that_changed_since_the_listing_is_not_looked_at(
 ) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes((archive / "day2" / "photo-00.jpg").read_bytes())
-    job = detect.DetectJob(inputs=[str(path)], output=str(tmp_path / "out"), weights=str(tiny_weights), runner="local")
-    planned = detect.plan(job)
+    job = planning.DetectJob(
+        inputs=[str(path)], output=str(tmp_path / "out"), weights=str(tiny_weights), runner="local"
+    )
+    planned = planning.plan(job)
     path.write_bytes(path.read_bytes() + b"more")
     with open(os.devnull, "w") as quiet:
         detect.run(planned, Progress(quiet))

@@ -22,6 +22,7 @@ from pipelines.inventory import (
     shard_rows,
 )
 from retinafocus.errors import SettingsError
+from retinafocus.photos import read_bytes
 
 
 def test_folder_is_searched_to_any_depth_and_the_rest_is_counted(archive: Path) -> None:
@@ -32,13 +33,78 @@ def test_folder_is_searched_to_any_depth_and_the_rest_is_counted(archive: Path) 
     assert all(photo.bytes and photo.modified for photo in inventory.photos)
 
 
-def test_output_of_a_run_inside_the_archive_is_passed_over(tmp_path: Path) -> None:
-    for name in ("photo.jpg", "out/run.json", "out/_ledger/0.json", "out/annotated/photo.jpg"):
+def test_tables_of_a_run_inside_the_archive_are_passed_over_and_photos_beside_them_are_not(tmp_path: Path) -> None:
+    for name in ("out/run.json", "out/_ledger/0.json", "out/images/photo.jpg", "out/mine.jpg", "out/mine/photo.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     inventory = list_photos([str(tmp_path)])
-    assert [photo.uri for photo in inventory.photos] == [str(tmp_path / "photo.jpg")]
-    assert inventory.skipped == {"output of a run": 1}
+    assert [photo.uri for photo in inventory.photos] == [
+        str(tmp_path / "out" / n) for n in ("mine.jpg", "mine/photo.jpg")
+    ]
+    assert inventory.skipped == {"table of a run": 2, "other (.json)": 1}
+
+
+def test_linked_folder_is_counted_and_a_linked_photo_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "photo.jpg").write_bytes(b"x")
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "loop").symlink_to(tmp_path / "archive")
+    (tmp_path / "archive" / "link.jpg").symlink_to(tmp_path / "elsewhere" / "photo.jpg")
+    inventory = list_photos([str(tmp_path / "archive")])
+    assert [photo.uri for photo in inventory.photos] == [str(tmp_path / "archive" / "link.jpg")]
+    assert inventory.skipped == {"linked folder": 1}
+
+
+def test_glob_passes_over_what_a_folder_passes_over(archive: Path) -> None:
+    inventory = list_photos([str(archive / "**" / "*.jpg")])
+    assert len(inventory.photos) == 24
+    assert inventory.skipped == {"in a thumbnail or system folder": 1}
+
+
+@pytest.mark.parametrize(
+    ("entries", "root", "paths"),
+    [
+        pytest.param(["/a/b/1.jpg", "/a/b/c/2.jpg"], "/a/b", ["1.jpg", "c/2.jpg"], id="deepest common folder"),
+        pytest.param(["/a/bc/1.jpg", "/a/bd/1.jpg"], "/a", ["bc/1.jpg", "bd/1.jpg"], id="names that begin alike"),
+        pytest.param(["/1.jpg", "/a/2.jpg"], "", ["1.jpg", "a/2.jpg"], id="the whole machine"),
+        pytest.param(["s3://b/d/1.jpg", "s3://b/e/2.jpg"], "s3://b", ["d/1.jpg", "e/2.jpg"], id="one bucket"),
+        pytest.param(["s3://a/1.jpg", "s3://b/1.jpg"], "", ["s3://a/1.jpg", "s3://b/1.jpg"], id="two buckets"),
+        pytest.param(["/a/1.jpg", "s3://b/1.jpg"], "", ["a/1.jpg", "s3://b/1.jpg"], id="here and there"),
+        pytest.param(["file:///a/b%20c/1.jpg"], "/a/b c", ["1.jpg"], id="file URI is a path"),
+    ],
+)
+def test_root_of_a_list(tmp_path: Path, entries: list[str], root: str, paths: list[str]) -> None:
+    (tmp_path / "list.txt").write_text("\n".join(entries))
+    inventory = list_photos([str(tmp_path / "list.txt")])
+    assert inventory.root == root
+    assert manifest_table(inventory).column("path").to_pylist() == paths
+
+
+def test_same_photo_by_path_and_by_uri_is_one(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("/x/1.jpg\nfile:///x/1.jpg\n/x/./1.jpg\n")
+    inventory = list_photos([str(tmp_path / "list.txt")])
+    assert [photo.uri for photo in inventory.photos] == ["/x/1.jpg"]
+    assert inventory.skipped == {"named twice": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        pytest.param("l.csv", b"path\n" + b"x" * 200_000, "is not a list of photos .*field larger", id="endless field"),
+        pytest.param("l.parquet", b"not parquet", "is not a Parquet file with a text column", id="no Parquet"),
+        pytest.param("l.txt", b"caf\xe9.jpg", "is not UTF-8 text", id="Latin-1"),
+    ],
+)
+def test_odd_lists_are_refused_with_their_name(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SettingsError, match=rf"{name}: {message}"):
+        list_photos([str(tmp_path / name)])
+
+
+def test_parquet_list_of_something_else_than_text_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": [[1], [2]]}), tmp_path / "l.parquet")
+    with pytest.raises(SettingsError, match="is not a Parquet file with a text column"):
+        list_photos([str(tmp_path / "l.parquet")])
 
 
 def test_identity_survives_a_move_of_the_root_and_differs_between_photos(tmp_path: Path) -> None:
@@ -87,11 +153,14 @@ def test_photo_named_one_by_one_may_be_called_anything(tmp_path: Path) -> None:
 
 
 def test_name_that_is_not_utf8_is_listed_by_its_uri(tmp_path: Path) -> None:
-    with open(os.fsencode(tmp_path) + b"/caf\xe9.jpg", "wb") as file:
-        file.write(b"x")
+    for name in (b"/caf\xe9.jpg", b"/caf%E9.jpg"):
+        with open(os.fsencode(tmp_path) + name, "wb") as file:
+            file.write(name)
     table = manifest_table(list_photos([str(tmp_path)]))
-    assert table.column("uri").to_pylist() == [f"{tmp_path.as_uri()}/caf%E9.jpg"]
-    assert table.column("path").to_pylist() == ["caf%E9.jpg"]
+    uris = table.column("uri").to_pylist()
+    assert uris == [f"{tmp_path}/caf%E9.jpg", f"{tmp_path.as_uri()}/caf%E9.jpg"]
+    assert [read_bytes(uri) for uri in uris] == [b"/caf%E9.jpg", b"/caf\xe9.jpg"]
+    assert len(set(table.column("image_id").to_pylist())) == 2
 
 
 @pytest.mark.parametrize(

@@ -71,15 +71,10 @@ def test_killed_driver_loses_and_doubles_nothing(
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "pipelines.cli", "detect", str(larger_archive), "-o", str(out)]
-    command += ["--weights", str(tiny_weights), "--device", "cpu", "--runner", "ray", "--workers", "2"]
-    command += ["--address", ray_cluster]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while _committed(out) < 2 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
+    process = _start(larger_archive, out, tiny_weights, ray_cluster)
+    _wait_for_commits(process, out, 2)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     at_kill = _committed(out)
     assert 0 < at_kill < len(undisturbed.records)
     run = run_job(larger_archive, out, tiny_weights, runner="ray", workers="1")
@@ -88,12 +83,37 @@ def test_killed_driver_loses_and_doubles_nothing(
     assert run.images().equals(undisturbed.images())
 
 
+def test_terminated_command_says_how_to_go_on(
+    ray_cluster: str, larger_archive: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    process = _start(larger_archive, tmp_path / "out", tiny_weights, ray_cluster)
+    _wait_for_commits(process, tmp_path / "out", 1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 4, errors
+    assert "stopped; finished shards are kept, the same command goes on from there" in errors
+
+
 def test_cluster_that_is_too_small_is_refused_before_the_first_photo(
     run_job: Callable[..., Run], ray_cluster: str, archive: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(SettingsError, match=r"workers: 9 workers .* the cluster has 4; use --workers 3 or add nodes"):
+    with pytest.raises(
+        SettingsError, match=r"workers: 9 workers .* the cluster has 4 CPUs; use --workers 3 or add nodes"
+    ):
         run_job(archive, tmp_path, tiny_weights, runner="ray", workers="9")
     assert list(tmp_path.glob("faces/*")) == []
+
+
+def _start(photos: Path, out: Path, weights: Path, address: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pipelines.cli", "detect", str(photos), "-o", str(out), "--weights", str(weights)]
+    command += ["--device", "cpu", "--runner", "ray", "--workers", "2", "--address", address]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def _wait_for_commits(process: subprocess.Popen[str], out: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while _committed(out) < count and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 def _committed(out: Path) -> int:

@@ -103,7 +103,12 @@ def test_object_store_is_read_by_percent_encoded_address(store_options: str) -> 
 @pytest.mark.parametrize(
     ("key", "status", "reason"),
     [
-        pytest.param("absent.jpg", "not_found", "there is no file of that name; list the archive again", id="absent"),
+        pytest.param(
+            "absent.jpg",
+            "not_found",
+            "there is no file of that name; check the path, or that its storage is mounted",
+            id="absent",
+        ),
         pytest.param("secret.jpg", "permission", "the store denies access", id="denied"),
         pytest.param("", "read_error", "the storage failed (OSError)", id="bucket"),
     ],

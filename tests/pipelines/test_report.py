@@ -1,0 +1,48 @@
+"""What people read: counts that are right, once."""
+
+from __future__ import annotations
+
+import io
+
+from pipelines.report import Progress, summary
+
+TOTALS = {
+    "photos": 10, "faces": 1234, "photos_with_faces": 6, "pixels_processed": 5, "statuses": {"corrupt": 2, "ok": 8},
+    "seconds": {"decode": 1.0, "network": 3.0}, "wall_seconds": 4.0, "photos_this_time": 8,
+}  # fmt: skip
+
+
+def test_photos_reported_one_by_one_are_not_counted_again_with_their_shard() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream)
+    progress.start(4, done=1)
+    progress.photo(3)
+    progress.photo(None)
+    progress.shard({"shard": 0, "photos": 2, "faces": 3, "failed": 1, "error": None})
+    progress.stop()
+    assert "1 of 4 photos are done already" in stream.getvalue()
+    assert "photos 3 of 4: " in stream.getvalue()
+    assert "3 faces, 1 failed" in stream.getvalue()
+
+
+def test_shards_alone_are_counted() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream)
+    progress.start(4, done=0)
+    progress.shard({"shard": 0, "photos": 2, "faces": 3, "failed": 1, "error": None})
+    progress.stop()
+    assert "photos 2 of 4: " in stream.getvalue()
+
+
+def test_summary_says_what_was_found_what_failed_and_where_the_time_went() -> None:
+    lines = summary("OUT", {"totals": TOTALS}).splitlines()
+    assert lines[0] == "photos   10: 8 looked at, 2 failed (2 corrupt)"
+    assert lines[1] == "faces    1,234 in 6 photos"
+    assert lines[2] == "time     4.0 s, 2.0 photos/s; workers spent 75 % network, 25 % decode"
+    assert lines[-1].startswith("failures SELECT uri, status, error FROM 'OUT/images/*.parquet'")
+
+
+def test_summary_of_a_run_without_failures_has_no_line_for_them() -> None:
+    words = summary("OUT", {"totals": {**TOTALS, "statuses": {"ok": 10}}})
+    assert "10 looked at, 0 failed\n" in words
+    assert "failures" not in words
