@@ -4,6 +4,7 @@ RetinaFocusError
 ├── PhotoError      one photo cannot be looked at: it becomes a row with its status, the job goes on
 ├── WeightsError    a weights file does not fit: the job stops before the first photo
 ├── SettingsError   a setting is out of range or contradicts another: the job stops before the first photo
+├── LabelError      a file of labels is malformed: nothing is trained, scored or written with it
 └── RunError        an output folder cannot be written, resumed or read as a run
 
 Each message says which file or setting, what is wrong, and what to do, in one line.
@@ -56,6 +57,10 @@ class WeightsError(RetinaFocusError):
 
 class SettingsError(RetinaFocusError, ValueError):
     """A setting is out of range, unknown, or contradicts another."""
+
+
+class LabelError(RetinaFocusError):
+    """A file of labels is missing, incomplete or contradicts itself; the message names the file and the row or line."""
 
 
 class RunError(RetinaFocusError):

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from retinafocus.errors import RetinaFocusError
+from retinafocus.errors import LabelError
 
 LANDMARK_NAMES = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 """The five points in the order of every landmark array; left and right as seen in the picture."""
@@ -25,10 +25,6 @@ FACE_KINDS = ("human", "pseudo")
 
 BOX_COLUMNS = ("x1", "y1", "x2", "y2")
 LANDMARK_COLUMNS = tuple(f"{name}_{axis}" for name in LANDMARK_NAMES for axis in "xy")
-
-
-class LabelError(RetinaFocusError):
-    """A file of labels is missing, incomplete or contradicts itself; the message names the file and the row or line."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,74 +53,120 @@ class LabelledPhoto:
     """N entries of `FACE_KINDS`: how each face came to be labelled."""
 
 
-def read_parquet_folder(folder: Path) -> list[LabelledPhoto]:
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with some rows of a table, which can therefore not be used."""
+
+    path: Path
+    rows: tuple[int, ...]
+    """Counted from 0."""
+
+    images: tuple[str, ...]
+    """The image each row names."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        more = f" (and {len(self.rows) - 1} more rows)" if len(self.rows) > 1 else ""
+        return f"{self.path}: row {self.rows[0]}: {self.reason}{more}; mend or remove it"
+
+
+def read_parquet_folder(folder: Path, faults: list[Fault] | None = None) -> list[LabelledPhoto]:
     """Read the labelled photos of a folder in the Parquet form; no picture is opened.
 
     Args:
         folder: holds `images.parquet`, `labels.parquet` and `images/`.
+        faults: malformed rows are left out and told here; None refuses the first of them.
 
     Returns:
         One record per row of `images.parquet`, in its order; photos without regions have empty arrays.
 
     Raises:
-        LabelError: a file or column is missing, or a row is malformed; rows are counted from 0.
+        LabelError: a file or column is missing, or `faults` is None and a row is malformed.
     """
-    image_path, label_path = folder / "images.parquet", folder / "labels.parquet"
-    images, sizes = _read_images(image_path)
-    labels = _read_table(label_path, ("image", *BOX_COLUMNS, *LANDMARK_COLUMNS, "kind"))
-    names = [str(name) for name in images["image"].to_pylist()]
-    numbers = {name: number for number, name in enumerate(names)}
-    owners = np.array([numbers.get(str(name), -1) for name in labels["image"].to_pylist()], dtype=np.int64)
-    _refuse(label_path, owners < 0, f"the image is not listed in {image_path.name}")
-    kinds = np.array(labels["kind"].to_pylist(), dtype=object)
-    _refuse(label_path, ~np.isin(kinds, [*FACE_KINDS, "ignore"]), "kind is none of human, pseudo, ignore")
-    boxes = _checked_boxes(labels, sizes[owners], label_path)
+    images = _Table(folder / "images.parquet", ("image", "width", "height", "source"), faults)
+    labels = _Table(folder / "labels.parquet", ("image", *BOX_COLUMNS, *LANDMARK_COLUMNS, "kind"), faults)
+    sizes = _checked_sizes(images)
+    numbers = {name: number for number, name in enumerate(images.names) if images.sound[number]}
+    owners = np.array([numbers.get(name, -1) for name in labels.names], dtype=np.int64)
+    labels.refuse(owners < 0, f"the image is not listed in {images.path.name}")
+    kinds = np.array(labels.content["kind"].to_pylist(), dtype=object)
+    labels.refuse(~np.isin(kinds, [*FACE_KINDS, "ignore"]), "kind is none of human, pseudo, ignore")
+    boxes = _checked_boxes(labels, sizes, owners)
     landmarks = _landmarks(labels)
 
-    order = np.argsort(owners, kind="stable")
-    first = np.searchsorted(owners[order], np.arange(len(names) + 1))
+    usable = np.flatnonzero(labels.sound)
+    order = usable[np.argsort(owners[usable], kind="stable")]
+    first = np.searchsorted(owners[order], np.arange(len(images.names) + 1))
+    sources = images.content["source"].to_pylist()
     photos = []
-    for number, (name, source) in enumerate(zip(names, images["source"].to_pylist(), strict=True)):
+    for number in np.flatnonzero(images.sound):
         rows = order[first[number] : first[number + 1]]
         faces = rows[kinds[rows] != "ignore"]
         photo = LabelledPhoto(
-            path=folder / "images" / name,
+            path=folder / "images" / images.names[number],
             size=(int(sizes[number, 0]), int(sizes[number, 1])),
             boxes=boxes[faces],
             landmarks=landmarks[faces],
             ignore=boxes[rows[kinds[rows] == "ignore"]],
-            source=str(source),
+            source=str(sources[number]),
             kinds=tuple(kinds[faces]),
         )
         photos.append(photo)
     return photos
 
 
-def _read_images(path: Path) -> tuple[pa.Table, NDArray[np.float32]]:
-    """The table of R images, each listed once, and their sizes: (R, 2) height and width."""
-    images = _read_table(path, ("image", "width", "height", "source"))
-    sizes = np.stack([_floats(images, "height"), _floats(images, "width")], axis=1)
-    _refuse(path, np.logical_not((sizes > 0).all(axis=1)), "width or height is not positive")
-    names = images["image"].to_pylist()
-    last = {name: row for row, name in enumerate(names)}
-    repeated = np.array([last[name] != row for row, name in enumerate(names)], dtype=np.bool_)
-    _refuse(path, repeated, "the image is listed again further down")
-    return images, sizes
+class _Table:
+    """A table of the folder, and which of its rows are still found sound."""
+
+    def __init__(self, path: Path, columns: tuple[str, ...], faults: list[Fault] | None) -> None:
+        self.path, self._faults = path, faults
+        self.content = _read_table(path, columns)
+        self.names = [str(name) for name in self.content["image"].to_pylist()]
+        self.sound = np.ones(len(self.names), dtype=np.bool_)
+
+    def refuse(self, wrong: NDArray[np.bool_], reason: str) -> None:
+        """Tell which sound rows are `wrong` (R,); raises LabelError where nobody listens."""
+        rows = np.flatnonzero(wrong & self.sound)
+        if not len(rows):
+            return
+        fault = Fault(self.path, tuple(rows.tolist()), tuple(self.names[row] for row in rows), reason)
+        if self._faults is None:
+            raise LabelError(str(fault))
+        self._faults.append(fault)
+        self.sound[rows] = False
+
+    def floats(self, column: str) -> NDArray[np.float32]:
+        """One column as (R,) float32, NaN where it is null."""
+        values: NDArray[np.float32] = self.content[column].cast(pa.float32()).to_numpy()
+        return values.astype(np.float32)
 
 
-def _checked_boxes(labels: pa.Table, sizes: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
-    """(R, 4) boxes of the rows, cut at the border of their photos, whose (height, width) `sizes` (R, 2) holds."""
-    boxes = np.stack([_floats(labels, name) for name in BOX_COLUMNS], axis=1)
-    _refuse(path, np.logical_not(np.isfinite(boxes).all(axis=1)), "a box coordinate is missing or not finite")
-    boxes = np.clip(boxes, 0, sizes[:, [1, 0, 1, 0]])
+def _checked_sizes(images: _Table) -> NDArray[np.float32]:
+    """(R, 2) height and width of the images, each of which may be listed once."""
+    sizes = np.stack([images.floats("height"), images.floats("width")], axis=1)
+    images.refuse(np.logical_not((sizes > 0).all(axis=1)), "width or height is not positive")
+    last = {name: row for row, name in enumerate(images.names)}
+    repeated = np.array([last[name] != row for row, name in enumerate(images.names)], dtype=np.bool_)
+    images.refuse(repeated, "the image is listed again further down")
+    return sizes
+
+
+def _checked_boxes(labels: _Table, sizes: NDArray[np.float32], owners: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(R, 4) boxes of the rows, cut at the border of their photos, whose height and width `sizes` (P, 2) holds."""
+    boxes = np.stack([labels.floats(name) for name in BOX_COLUMNS], axis=1)
+    labels.refuse(np.logical_not(np.isfinite(boxes).all(axis=1)), "a box coordinate is missing or not finite")
+    if not len(sizes):
+        return boxes
+    boxes = np.clip(boxes, 0, sizes[owners][:, [1, 0, 1, 0]])
     flat = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
-    _refuse(path, flat, "the box has no area inside the photo (x1 < x2 and y1 < y2 are needed)")
+    labels.refuse(flat, "the box has no area inside the photo (x1 < x2 and y1 < y2 are needed)")
     return boxes
 
 
-def _landmarks(labels: pa.Table) -> NDArray[np.float32]:
+def _landmarks(labels: _Table) -> NDArray[np.float32]:
     """(R, 5, 2) landmarks of the rows; a point that lacks a coordinate is NaN in both."""
-    landmarks = np.stack([_floats(labels, name) for name in LANDMARK_COLUMNS], axis=1).reshape(-1, 5, 2)
+    landmarks = np.stack([labels.floats(name) for name in LANDMARK_COLUMNS], axis=1).reshape(-1, 5, 2)
     landmarks[np.isnan(landmarks).any(axis=2)] = np.nan
     return landmarks
 
@@ -140,17 +182,3 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> pa.Table:
     if missing:
         raise LabelError(f"{path}: the columns {', '.join(missing)} are missing")
     return table
-
-
-def _floats(table: pa.Table, column: str) -> NDArray[np.float32]:
-    """One column as (R,) float32, NaN where it is null."""
-    values: NDArray[np.float32] = table[column].cast(pa.float32()).to_numpy()
-    return values.astype(np.float32)
-
-
-def _refuse(path: Path, wrong: NDArray[np.bool_], reason: str) -> None:
-    """Raise LabelError naming the first row for which `wrong` (R,) holds and how many more there are."""
-    rows = np.flatnonzero(wrong)
-    if len(rows):
-        more = f" (and {len(rows) - 1} more rows)" if len(rows) > 1 else ""
-        raise LabelError(f"{path}: row {rows[0]}: {reason}{more}; mend or remove it")

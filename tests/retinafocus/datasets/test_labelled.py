@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from retinafocus.datasets.labelled import LANDMARK_COLUMNS, LabelError, LabelledPhoto, read_parquet_folder
+from retinafocus.datasets.labelled import LANDMARK_COLUMNS, Fault, LabelledPhoto, read_parquet_folder
+from retinafocus.errors import LabelError
 
 Rows = list[dict[str, Any]]
 Writer = Callable[[Rows, Rows], Path]
@@ -112,6 +113,28 @@ def test_a_folder_of_negatives_has_no_regions(write: Writer) -> None:
 def test_malformed_rows_are_named(write: Writer, images: Rows, labels: Rows, message: str) -> None:
     with pytest.raises(LabelError, match=message):
         read_parquet_folder(write(images, labels))
+
+
+def test_malformed_rows_are_told_and_left_out_on_request(write: Writer) -> None:
+    folder = write(
+        [image("a/1.jpg"), image("a/2.jpg", width=0), image("a/3.jpg")],
+        [
+            region("a/9.jpg", (1, 1, 2, 2)),
+            region("a/2.jpg", (1, 1, 2, 2)),
+            region("a/3.jpg", (5, 1, 5, 2)),
+            region("a/3.jpg", (5, 1, 6, 2)),
+            region("a/1.jpg", (9, 1, 6, 2), "ignore"),
+        ],
+    )
+    faults: list[Fault] = []
+    first, third = read_parquet_folder(folder, faults)
+    assert (len(first.boxes), len(first.ignore), third.boxes.tolist()) == (0, 0, [[5, 1, 6, 2]])
+    assert [(fault.path.name, fault.rows, fault.images) for fault in faults] == [
+        ("images.parquet", (1,), ("a/2.jpg",)),
+        ("labels.parquet", (0, 1), ("a/9.jpg", "a/2.jpg")),
+        ("labels.parquet", (2, 4), ("a/3.jpg", "a/1.jpg")),
+    ]
+    assert "row 2: the box has no area inside the photo" in str(faults[2])
 
 
 def test_missing_and_foreign_files_are_named(write: Writer) -> None:
