@@ -37,6 +37,21 @@ exit codes: 0 every photo accounted for (failures are rows), 1 error, 2 wrong us
 the same command.
 """
 
+TRAIN_EPILOG = """\
+examples:
+  retinafocus train --config configs/mobile025-focus.toml -o runs/first
+  retinafocus train --config configs/mobile025-focus.toml -o runs/first --resume      go on where it was killed
+  retinafocus train --config configs/mobile025-focus.toml --show-samples 12 -o sheet.png
+  retinafocus train --config FILE --show-settings                   every setting with its meaning, as TOML
+  retinafocus train --config FILE --set workers=2 --set loop.learning_rate=0.005
+  retinafocus train --config FILE --init WEIGHTS --set loop.freeze=all-but-focus      teach the focus branch alone
+
+OUT holds metrics.jsonl, curves.png and tensorboard/ (one entry per epoch), checkpoints, best.safetensors (highest AP on
+the evaluation photos) and last.safetensors (at the end), both with the whole recipe inside. Samples depend on the seed
+and their numbers alone, so a training that was killed and goes on learns the same as one that was not. Look at some
+samples before a long training.
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
@@ -65,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"retinafocus {metadata.version('retinafocus')}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for add in (_add_detect, _add_draw, _add_eval, _add_demo, _add_weights, _add_doctor):
+    for add in (_add_detect, _add_draw, _add_eval, _add_train, _add_demo, _add_data, _add_weights, _add_doctor):
         add(verbs)
     return parser
 
@@ -114,7 +129,7 @@ def _add_detector_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where the network runs (default: auto)")
     parser.add_argument(
         "--max-pixels", type=int, metavar="N",
-        help="a photo of more pixels, or one that must be enlarged to more, is too_large (default: 268435456)",
+        help="a photo of more pixels, or one that must be enlarged to more, is too_large (default: 134217728)",
     )  # fmt: skip
 
 
@@ -145,13 +160,40 @@ def _add_eval(verbs: Verbs) -> None:
         "run", metavar="OUT", help="the -o folder of `retinafocus detect` (use --score-threshold 0.02 there)"
     )
     parser.add_argument(
-        "--labels", required=True, metavar="FILE", help="labels.parquet: image, x1, y1, x2, y2, kind, source"
+        "--labels", required=True, metavar="DIR", help="labelled photos: images.parquet, labels.parquet, images/"
     )
     parser.add_argument(
         "--sources", nargs="+", metavar="NAME", help="score only photos of these sources (default: all)"
     )
     parser.add_argument("--table", metavar="FILE", help="also write the scores as Parquet")
     parser.set_defaults(verb=_eval)
+
+
+def _add_train(verbs: Verbs) -> None:
+    parser = _add_verb(verbs, "train", "train a network on labelled photos, or go on training one", epilog=TRAIN_EPILOG)
+    parser.add_argument("--config", required=True, metavar="FILE", help="settings in TOML; ready ones are in configs/")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="a.b=c",
+        help="another value for one setting, dots for tables; as often as needed",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="folder of the training (with --show-samples: the picture to write)"
+    )
+    parser.add_argument("--init", metavar="WEIGHTS", help="weights to go on from: short for --set model.init=WEIGHTS")
+    parser.add_argument("--resume", action="store_true", help="go on with the training in OUT, if there is one")
+    parser.add_argument(
+        "--runner", choices=("auto", "local", "ray"), default="auto",
+        help="local: one worker, in this process; ray: Ray Train; auto: ray for several workers (default: auto)",
+    )  # fmt: skip
+    parser.add_argument("--address", metavar="HOST:PORT", help="join this Ray cluster (auto: the one running here)")
+    parser.add_argument(
+        "--show-samples", type=int, metavar="N",
+        help="draw the first N samples with their anchors and focus cells into OUT (.png or .jpg), and stop",
+    )  # fmt: skip
+    parser.add_argument(
+        "--show-settings", action="store_true", help="print every setting with its meaning as TOML, and stop"
+    )
+    parser.set_defaults(verb=_train)
 
 
 def _add_demo(verbs: Verbs) -> None:
@@ -172,6 +214,33 @@ def _add_demo(verbs: Verbs) -> None:
     )
     parser.add_argument("--workers", metavar="N", help="as in detect")
     parser.set_defaults(verb=_demo)
+
+
+def _add_data(verbs: Verbs) -> None:
+    parser = _add_verb(verbs, "data", "bring labelled photos into the form training reads, or check them")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    convert = _add_verb(actions, "import", "read labels, look at every picture, write what can be used")
+    convert.add_argument("labels", metavar="PATH", help="the file of labels; for yolo and voc the folder")
+    convert.add_argument(
+        "--from", dest="format", required=True, choices=("coco", "yolo", "voc", "widerface"), help="their form"
+    )
+    convert.add_argument("-o", "--output", required=True, metavar="OUT", help="folder to write; must be new or empty")
+    convert.add_argument("--images", metavar="DIR", help="folder of the pictures (default: the usual places)")
+    convert.add_argument("--classes", nargs="+", metavar="NAME", help="classes that are faces (default: the only one)")
+    convert.add_argument("--source", metavar="NAME", help="name of the collection (default: that of the labels)")
+    convert.add_argument(
+        "--pictures", choices=("link", "copy"), default="link", help="how pictures get into OUT (default: link)"
+    )
+    convert.add_argument(
+        "--first-pixel", type=int, choices=(0, 1), default=1, help="voc: what pixels are counted from (default: 1)"
+    )
+    convert.set_defaults(verb=_data_import)
+    check = _add_verb(actions, "check", "bad rows, unreadable pictures, repeats, leaks between splits, spread of faces")
+    check.add_argument("folder", metavar="OUT", help="a folder with images.parquet, labels.parquet and images/")
+    check.add_argument("--against", metavar="OTHER", help="another split, which must share no photo with OUT")
+    check.add_argument("--plots", metavar="DIR", help="write sizes.png, ratios.png and density.png there")
+    check.add_argument("--table", metavar="FILE", help="also write every finding as Parquet")
+    check.set_defaults(verb=_data_check)
 
 
 def _add_weights(verbs: Verbs) -> None:
@@ -195,14 +264,14 @@ def _add_doctor(verbs: Verbs) -> None:
 
 
 def _detect(options: argparse.Namespace) -> int:
-    from pipelines import detect
+    from pipelines import detect, planning
     from pipelines.report import Progress, describe_plan, summary
 
-    job = detect.DetectJob(
+    job = planning.DetectJob(
         inputs=options.inputs,
         output=options.output,
         weights=options.weights,
-        detector=detect.detector_config(options),
+        detector=planning.detector_config(options),
         workers=options.workers,
         runner=options.runner,
         address=options.address,
@@ -210,7 +279,7 @@ def _detect(options: argparse.Namespace) -> int:
         root=options.root,
         limit=options.limit,
     )
-    planned = detect.plan(job, with_forecast=options.dry_run)
+    planned = planning.plan(job, with_forecast=options.dry_run)
     print(describe_plan(planned))
     if options.dry_run:
         return EXIT_OK
@@ -238,10 +307,66 @@ def _eval(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _train(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from pipelines import train
+    from pipelines.detect import stoppable
+    from pipelines.settings import assignment, settings_toml
+    from pipelines.train_config import read_train_config
+    from retinafocus.errors import SettingsError
+
+    overrides = [*options.overrides, *([assignment("model.init", options.init)] if options.init else [])]
+    if options.show_samples is None and options.output:
+        overrides.append(assignment("output", options.output))
+    config = read_train_config(Path(options.config), overrides)
+    if options.show_settings:
+        print(settings_toml(config, meanings=True), end="")
+        return EXIT_OK
+    if options.show_samples is not None:
+        if not options.output:
+            raise SettingsError("--show-samples writes a picture: name it with -o sheet.png")
+        train.show_samples(config, options.show_samples, options.output)
+        print(options.output)
+        return EXIT_OK
+    try:
+        with stoppable():
+            print(train.train(config, resume=options.resume, runner=options.runner, address=options.address))
+    except KeyboardInterrupt:
+        return _fail(EXIT_INTERRUPTED, "stopped; the same command with --resume goes on from the last epoch")
+    return EXIT_OK
+
+
 def _demo(options: argparse.Namespace) -> int:
     from pipelines.demo import run_demo
 
     return run_demo(options)
+
+
+def _data_import(options: argparse.Namespace) -> int:
+    from pipelines.data import ImportJob, import_labels
+    from pipelines.report import Progress
+
+    job = ImportJob(
+        format=options.format,
+        labels=options.labels,
+        output=options.output,
+        images=options.images,
+        classes=options.classes,
+        source=options.source,
+        pictures=options.pictures,
+        first_pixel=options.first_pixel,
+    )
+    print(import_labels(job, Progress()))
+    return EXIT_OK
+
+
+def _data_check(options: argparse.Namespace) -> int:
+    from pipelines.data_check import check_folder
+
+    report = check_folder(options.folder, options.against, options.plots, options.table)
+    print(report.text)
+    return EXIT_ERROR if report.has_problems else EXIT_OK
 
 
 def _weights_import(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ that stops and resumes ends with the same weights as one that does not, bit for 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import os
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
+from retinafocus.engines import PRECISIONS
 from retinafocus.errors import SettingsError, WeightsError
 from retinafocus.models.retinafocus import RetinaFocus
-from retinafocus.training.freezing import FreezeMode, freeze, set_training
+from retinafocus.training.freezing import FreezeMode, NormMode, freeze, set_training
 from retinafocus.training.losses import LossConfig, Losses, detection_losses
 from retinafocus.training.samples import Batch
 
@@ -61,6 +63,9 @@ class LoopConfig:
     freeze: FreezeMode = "none"
     """Which part stays as it is."""
 
+    batch_norm: NormMode = "train"
+    """What batch norm does: train, frozen-body, frozen or synchronised (over all workers, on CUDA only)."""
+
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 <= self.warmup_steps <= self.steps:
             raise SettingsError(
@@ -69,6 +74,10 @@ class LoopConfig:
             )
         if self.learning_rate <= 0 or self.largest_gradient <= 0:
             raise SettingsError("loop.learning_rate and loop.largest_gradient must be more than 0")
+        if min(self.weight_decay, self.backbone_factor) < 0 or not 0 <= self.momentum < 1:
+            raise SettingsError(
+                "loop.weight_decay and loop.backbone_factor must be 0 or more, loop.momentum 0 up to, not including, 1"
+            )
         if not 0 <= self.average_decay < 1:
             raise SettingsError(f"loop.average_decay is {self.average_decay}; choose 0 up to, not including, 1")
 
@@ -133,17 +142,34 @@ class Training:
         model: changed in place; on the device it is to be trained on.
         config: how the weights are changed.
         loss: weights of the losses.
+        precision: one of `engines.PRECISIONS`: what the network computes in; the half ones on CUDA only. Weights and
+            losses stay float32.
+        wrap: gives the module that is called in place of the model, such as one that averages gradients over workers.
     """
 
-    def __init__(self, model: RetinaFocus, config: LoopConfig, loss: LossConfig) -> None:
+    def __init__(
+        self,
+        model: RetinaFocus,
+        config: LoopConfig,
+        loss: LossConfig,
+        *,
+        precision: str = "float32",
+        wrap: Callable[[nn.Module], nn.Module] | None = None,
+    ) -> None:
         self.model = model
         self.config = config
         self.loss = loss
+        self.precision = precision
         self.steps_done = 0
-        freeze(model, config.freeze)
+        freeze(model, config.freeze, config.batch_norm)
         self.averaged = AveragedModel(model, config.average_decay)
+        if config.batch_norm == "synchronised":
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # as below
         self.optimizer = build_optimizer(model, config)
-        set_training(model, config.freeze)
+        set_training(model, config.freeze, config.batch_norm)
+        # float16 gradients of small losses would vanish, so they are enlarged first; the other types need nothing.
+        self.scaler = torch.amp.GradScaler("cuda", enabled=precision == "float16")
+        self._network = model if wrap is None else wrap(model)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Learn from one batch on the model's device.
@@ -155,16 +181,25 @@ class Training:
         rate = learning_rate_at(self.steps_done, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        losses: Losses = detection_losses(self.model(batch.pixels), batch, self.loss)
+        with self._arithmetic():
+            outputs = self._network(batch.pixels)
+        losses: Losses = detection_losses(outputs, batch, self.loss)
         self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()  # type: ignore[no-untyped-call]  # torch's annotations leave it out
+        self.scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]  # torch's annotations leave it out
+        self.scaler.unscale_(self.optimizer)
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         gradient = nn.utils.clip_grad_norm_(trained, self.config.largest_gradient)
-        if torch.isfinite(gradient) and torch.isfinite(losses.total):
-            self.optimizer.step()
+        if _finite_everywhere(gradient, losses.total):
+            self.scaler.step(self.optimizer)
             self.averaged.update(self.model, self.steps_done)
+        self.scaler.update()
         self.steps_done += 1
         return {name: value.detach() for name, value in losses._asdict().items()} | {"gradient": gradient}
+
+    def _arithmetic(self) -> contextlib.AbstractContextManager[object]:
+        if self.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast("cuda", dtype=PRECISIONS[self.precision])
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; the file is whole or the previous one at any moment."""
@@ -173,6 +208,7 @@ class Training:
             "model": self.model.state_dict(),
             "averaged": self.averaged.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
         }
         temporary = path.with_name(path.name + ".part")
         torch.save(state, temporary)
@@ -189,6 +225,8 @@ class Training:
             self.model.load_state_dict(state["model"])
             self.averaged.model.load_state_dict(state["averaged"])
             self.optimizer.load_state_dict(state["optimizer"])
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict(state["scaler"])
             self.steps_done = int(state["steps_done"])
         except (KeyError, RuntimeError, ValueError, EOFError) as error:
             reason = str(error).split("\n", maxsplit=1)[0]
@@ -196,6 +234,16 @@ class Training:
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+
+def _finite_everywhere(gradient: Tensor, total: Tensor) -> bool:
+    """Whether the step may be taken; the same answer in each worker, or their weights would part for good."""
+    finite = torch.isfinite(gradient) & torch.isfinite(total)
+    if distributed.is_initialized() and distributed.get_world_size() > 1:
+        agreed = finite.to(torch.int32)
+        distributed.all_reduce(agreed, op=distributed.ReduceOp.MIN)
+        finite = agreed > 0
+    return bool(finite)
 
 
 def fit(

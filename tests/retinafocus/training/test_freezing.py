@@ -11,7 +11,7 @@ import torch
 
 from retinafocus.errors import SettingsError
 from retinafocus.models import Preset, RetinaFocus
-from retinafocus.training.freezing import FreezeMode, freeze, set_training
+from retinafocus.training.freezing import FreezeMode, NormMode, freeze, set_training
 from retinafocus.training.loop import LoopConfig, Training
 from retinafocus.training.losses import LossConfig
 from retinafocus.training.samples import Batch
@@ -83,3 +83,21 @@ def test_impossible_modes_are_refused(preset: Preset, model: RetinaFocus) -> Non
         freeze(model, "head")  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="preset mobile025 has no focus branch"):
         freeze(RetinaFocus(replace(preset, focus=None)), "all-but-focus")
+
+
+@pytest.mark.parametrize(
+    ("norms", "prefix"),
+    [pytest.param("frozen-body", "backbone.", id="body"), pytest.param("frozen", "", id="whole network")],
+)
+def test_frozen_batch_norms_stay_as_they_are_while_convolutions_learn(
+    norms: NormMode, prefix: str, model: RetinaFocus, make_batches: Callable[[int, int], list[Batch]]
+) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    training = Training(model, LoopConfig(steps=1, warmup_steps=0, batch_norm=norms), LossConfig())
+    for batch in make_batches(0, 1):
+        training.step(batch)
+    statistics = {name.rpartition(".")[0] for name in before if name.endswith("running_mean")}
+    for name, tensor in model.state_dict().items():
+        frozen = name.rpartition(".")[0] in statistics and name.startswith(prefix)
+        if frozen or tensor.ndim == 4 or name.endswith("running_mean"):
+            assert torch.equal(tensor, before[name]) == frozen, name

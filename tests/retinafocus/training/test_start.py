@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torchvision import models
 
-from retinafocus.errors import WeightsError
-from retinafocus.models import RetinaFocus, get_preset
-from retinafocus.training.start import load_backbone
+from retinafocus.errors import SettingsError, WeightsError
+from retinafocus.models import Preset, RetinaFocus, get_preset
+from retinafocus.training.start import IMAGENET, load_backbone, preset_with_focus, starting_model
+from retinafocus.weights import save_model
 
 
 def test_prefix_wrapper_and_classifier_are_no_hindrance(model: RetinaFocus, tmp_path: Path) -> None:
@@ -44,3 +47,74 @@ def test_the_published_mobilenet_start_loads(shared_data: Path) -> None:
     model = RetinaFocus(get_preset("mobile025"))
     load_backbone(model, shared_data / "models" / "mobilenetV1X0.25_pretrain.tar")
     assert float(model.backbone.state_dict()["stage1.0.1.running_var"].min()) > 0
+
+
+def test_a_torchvision_resnet_answers_as_it_did_for_its_own_input(
+    preset: Preset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(3)
+    network = models.resnet18(weights=None).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2.0)
+    # Under the name and in the folder where torchvision looks before it downloads: no network is touched.
+    weights = models.ResNet18_Weights.IMAGENET1K_V1
+    (tmp_path / "checkpoints").mkdir()
+    cached = tmp_path / "checkpoints" / Path(weights.url).name
+    torch.save(network.state_dict(), cached)
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    mean = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+    pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    theirs = (pixels / 255 - torch.tensor(mean).reshape(3, 1, 1) / 255) / torch.tensor([0.229, 0.224, 0.225]).reshape(
+        3, 1, 1
+    )
+    expected = torch.nn.Sequential(*list(network.children())[:-2])(theirs)
+    for bgr in (True, False):
+        wanted = replace(preset, backbone="resnet18", mean_rgb=mean, bgr=bgr)
+        for backbone in (IMAGENET, str(cached)):
+            model = starting_model(wanted, backbone=backbone).eval()
+            torch.testing.assert_close(model.backbone(model._normalise(pixels)).c5, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_imagenet_weights_are_of_resnets_only(preset: Preset) -> None:
+    with pytest.raises(SettingsError, match="torchvision has no ImageNet weights of mobilenet025; give a classif"):
+        starting_model(preset, backbone=IMAGENET)
+
+
+def test_a_detector_is_gone_on_from_with_its_own_or_a_new_focus_branch(
+    model: RetinaFocus, preset: Preset, tmp_path: Path
+) -> None:
+    path = tmp_path / "detector.safetensors"
+    bundled = get_preset("mobile025")
+    detector = RetinaFocus(bundled)
+    save_model(detector, path, licence="none", source="a test")
+    same = starting_model(replace(bundled, display_threshold=0.2), init=str(path))
+    assert all(torch.equal(tensor, detector.state_dict()[name]) for name, tensor in same.state_dict().items())
+    assert same.preset.display_threshold == 0.2
+    other = starting_model(preset_with_focus(bundled, "C3"), init=str(path), seed=1)
+    names = [name for name in other.state_dict() if not name.startswith("focus.")]
+    assert all(torch.equal(other.state_dict()[name], detector.state_dict()[name]) for name in names)
+    assert other.focus_stride == 8
+    with pytest.raises(SettingsError, match="preset mobile025 has channels 64, preset mobile025 16"):
+        starting_model(preset, init=str(path))
+    with pytest.raises(SettingsError, match="both set"):
+        starting_model(bundled, init=str(path), backbone="x")
+
+
+def test_the_seed_decides_random_weights_and_nobody_elses_numbers_change(preset: Preset) -> None:
+    torch.manual_seed(11)
+    undisturbed = torch.rand(3)
+    torch.manual_seed(11)
+    first, again, other = (starting_model(preset, seed=seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(3), undisturbed)
+    assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+    assert not torch.equal(first["class_heads.0.weight"], other["class_heads.0.weight"])
+
+
+@pytest.mark.parametrize(("focus", "feature"), [("preset", "P3"), ("none", None), ("C4", "C4")])
+def test_focus_branch_of_a_preset(preset: Preset, focus: str, feature: str | None) -> None:
+    changed = preset_with_focus(preset, focus).focus
+    assert (None if changed is None else changed.feature) == feature
+    with pytest.raises(SettingsError, match=r"model\.focus is 'P7'; choose preset, none, or one of C2"):
+        preset_with_focus(preset, "P7")

@@ -1,0 +1,193 @@
+"""What `retinafocus train` can be told: one frozen dataclass, composed of the library's own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines.settings import Named, read_settings
+from retinafocus.errors import SettingsError
+from retinafocus.models import Preset, get_preset
+from retinafocus.training.loop import LoopConfig
+from retinafocus.training.losses import LossConfig
+from retinafocus.training.samples import SampleConfig
+from retinafocus.training.start import preset_with_focus
+from retinafocus.training.targets import MATCH_PRESETS, MatchConfig
+
+NAMED: Named = {MatchConfig: MATCH_PRESETS}
+
+MAY_CHANGE = ("workers", "loaders", "device", "max_failures", "data.cache_gib")
+"""Settings that may differ when a training goes on: they decide where it runs, not what it learns."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The network and what it starts from. Paths are relative to the current folder."""
+
+    preset: str = "mobile025"
+    """Name of the network: backbone, channels, anchors, focus branch."""
+
+    focus: str = "preset"
+    """Focus branch: preset (as the preset has it), none, or the map it reads: C2, C3, C4, P2, P3 or P4."""
+
+    init: str = ""
+    """Weights file, or name of bundled weights, to go on from (fine-tuning). Empty: start from `backbone`."""
+
+    backbone: str = ""
+    """Classification checkpoint for the backbone: a file, or imagenet for torchvision's ResNet weights, which
+    torchvision downloads unless its cache has them. Empty: random weights."""
+
+    def __post_init__(self) -> None:
+        preset_with_focus(get_preset(self.preset), self.focus)
+        if self.init and self.backbone:
+            raise SettingsError("init and backbone are both set; a detector brings its own backbone: keep one")
+
+    def to_preset(self) -> Preset:
+        """The preset with the chosen focus branch."""
+        return preset_with_focus(get_preset(self.preset), self.focus)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """The labelled photos to learn from."""
+
+    folders: tuple[str, ...] = ()
+    """Folders of labelled photos; all of them together are one set."""
+
+    source_weights: Mapping[str, float] = field(default_factory=dict)
+    """How much likelier than 1 the photos of a source are drawn, by its name in the labels; others have 1."""
+
+    largest_mpx: float = 4.0
+    """Photos of more millions of pixels are decoded at 1/2, 1/4 or 1/8, as far as their smallest face allows."""
+
+    cache_gib: float = 2.0
+    """Decoded photos kept in memory, in GiB for each loader process. What does not fit is decoded again."""
+
+    def __post_init__(self) -> None:
+        if self.largest_mpx <= 0 or self.cache_gib < 0:
+            raise SettingsError("largest_mpx must be more than 0 and cache_gib 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationConfig:
+    """The photos to be judged on while training. They must not be among those learned from."""
+
+    folder: str = ""
+    """Folder of labelled photos. Empty: no evaluation, and no best checkpoint."""
+
+    sources: tuple[str, ...] = ()
+    """Only photos of these sources. Empty: all."""
+
+    photos: int = 0
+    """At most so many, spread evenly over the folder. 0: all."""
+
+    every: int = 1
+    """Epochs between two evaluations; the last epoch always has one."""
+
+    min_face: float = 10.0
+    """The smallest face looked for, sqrt(width * height) in photo pixels. Halving it makes it four times as long."""
+
+    def __post_init__(self) -> None:
+        if self.photos < 0 or self.every < 1 or self.min_face <= 0:
+            raise SettingsError("photos must be 0 or more, every at least 1, min_face more than 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """Everything about one training."""
+
+    output: str = ""
+    """Folder for checkpoints, weights, metrics and curves. With several machines: a path that all of them see."""
+
+    seed: int = 0
+    """Decides the random weights at the start and, with their numbers, all samples."""
+
+    batch: int = 32
+    """Crops per step, over all workers together: a multiple of `workers`."""
+
+    epoch_steps: int = 100
+    """Steps of an epoch: after each one, a line of metrics and a checkpoint. Samples are drawn at random without end,
+    so an epoch is a stretch of time and not a pass through the photos."""
+
+    workers: int = 1
+    """Processes that train together, each on one GPU or on `loaders` + 1 processors."""
+
+    loaders: int = 1
+    """Processes that make samples for each worker; 0 makes them in the worker itself."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs; auto is cuda if it can be used."""
+
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What the network computes in, on CUDA; weights and losses stay float32. bfloat16 needs a card of 2020 or later;
+    float16 takes older ones, with scaled gradients. On the CPU only float32 (the others were no faster)."""
+
+    max_failures: int = 3
+    """How often Ray starts dead workers again before the training ends with an error."""
+
+    licence: str = "unknown; depends on the photos it was trained on"
+    """Written into the weights."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network and what it starts from."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """What it learns from."""
+
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """What it is judged on."""
+
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    """How crops are cut, changed and labelled; its seed is added to the seed above."""
+
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Weights of the terms."""
+
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    """Steps, learning rate, averaging, what is frozen."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "epoch_steps", "workers"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}; choose at least 1")
+        for name in ("seed", "loaders", "max_failures"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{name} is {getattr(self, name)}; choose 0 or more")
+        if self.batch % self.workers:
+            raise SettingsError(f"batch is {self.batch}, which {self.workers} workers cannot share equally")
+        if self.device == "cpu" and self.precision != "float32":
+            raise SettingsError(f"precision is {self.precision} on the CPU; choose float32, or device = cuda")
+        if self.device == "cpu" and self.loop.batch_norm == "synchronised":
+            raise SettingsError("loop.batch_norm is synchronised, which works on CUDA only; choose train")
+        if self.loop.batch_norm == "frozen" and not self.model.init:
+            raise SettingsError("loop.batch_norm is frozen, but the network has learned no statistics; set model.init")
+        if self.loop.batch_norm == "frozen-body" and not (self.model.init or self.model.backbone):
+            raise SettingsError("loop.batch_norm is frozen-body, but the backbone is random; set model.backbone")
+        if self.loop.freeze == "all-but-focus" and self.model.to_preset().focus is None:
+            raise SettingsError(
+                f"loop.freeze is all-but-focus, but preset {self.model.preset} has no focus branch; set model.focus"
+            )
+
+
+def read_train_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The settings of a TOML file with `--set` overrides; see `read_settings`."""
+    return read_settings(TrainConfig, path, overrides, NAMED)
+
+
+def first_difference(before: Any, after: Any) -> str:
+    """The first setting that a training may not change when it goes on, in words; "" if it may go on."""
+    old, new = _flat(before, ""), _flat(after, "")
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key) and key not in (*MAY_CHANGE, "output"):
+            return f"{key} was {old.get(key)!r} and is now {new.get(key)!r}"
+    return ""
+
+
+def _flat(config: Any, key: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name in config.__dataclass_fields__:
+        value, inner = getattr(config, name), f"{key}.{name}" if key else name
+        values |= _flat(value, inner) if hasattr(value, "__dataclass_fields__") else {inner: value}
+    return values
