@@ -9,7 +9,7 @@ FOLDER is a folder of labelled photos in the Parquet form that none of the weigh
 * tiny: the labelled photos shrunk 2 to 6 times onto 4K canvases that are covered with the photos without faces at their
   own size, nothing enlarged; the same canvases every time. Faces that end up below 4 px are ignored.
 
-The scorer is the project's own (`retinafocus.evaluation`); the table says recall and false positives at score 0.5.
+The scorer is the project's own (`retinafocus.evaluation`); the table says recall and false positives at --at-score.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument(
         "--sets", nargs="+", default=["labelled", "crowd", "tiny"], help="which sets (default: all three)"
     )
+    parser.add_argument("--at-score", type=float, default=0.5, help="of recall and false positives (default: 0.5)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     options = parser.parse_args()
     photos = read_parquet_folder(options.folder)
@@ -72,7 +73,8 @@ def main() -> None:
                 detector = Detector.from_pretrained(weights, config)
                 found = [detector.detect(scene.pixels()) for scene in sets[name]]
                 print(f"### {name}, min_face {min_face:g}: {Path(weights).name} ({detector.preset.name})\n", flush=True)
-                print(score([scene.truth for scene in sets[name]], found).to_markdown(), flush=True)
+                scores = score([scene.truth for scene in sets[name]], found, at_score=options.at_score)
+                print(scores.to_markdown(), flush=True)
 
 
 def tiny_scenes(photos: Sequence[LabelledPhoto], seed: int) -> Iterator[Scene]:

@@ -210,6 +210,7 @@ _ALL = (
         slope=0.0,
         anchors=SMALL_ANCHORS,
         face_range=SMALL_RANGE,
+        display_threshold=0.8,  # of the bundled weights: the best F1, see data/MODEL_CARD.md
         focus=FocusConfig(),
     ),
     *(
