@@ -18,7 +18,7 @@ from retinafocus.training.targets import MATCH_PRESETS, MatchConfig
 
 NAMED: Named = {MatchConfig: MATCH_PRESETS}
 
-MAY_CHANGE = ("workers", "loaders", "device", "max_failures", "data.cache_gib")
+MAY_CHANGE = ("workers", "loaders", "threads", "device", "max_failures", "data.cache_gib")
 """Settings that may differ when a training goes on: they decide where it runs, not what it learns."""
 
 
@@ -117,6 +117,10 @@ class TrainConfig:
     loaders: int = 1
     """Processes that make samples for each worker; 0 makes them in the worker itself."""
 
+    threads: int = 0
+    """CPU threads of the network in each worker; 0 shares the processors among the workers. The last bit of a sum
+    depends on how many threads share it: weights are equal bit for bit only at one number of threads and workers."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs; auto is cuda if it can be used."""
 
@@ -152,7 +156,7 @@ class TrainConfig:
         for name in ("batch", "epoch_steps", "workers"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; choose at least 1")
-        for name in ("seed", "loaders", "max_failures"):
+        for name in ("seed", "loaders", "threads", "max_failures"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name} is {getattr(self, name)}; choose 0 or more")
         if self.batch % self.workers:

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from pipelines.settings import settings_toml
 from pipelines.train_config import TrainConfig
 from pipelines.train_log import UNREADABLE, TrainLog, count_unreadable, describe_row
+from pipelines.workers import usable_cores
 from retinafocus.datasets.labelled import LabelledPhoto, read_parquet_folder
 from retinafocus.errors import PhotoError, SettingsError
 from retinafocus.evaluation.average_precision import PhotoDetections
@@ -60,6 +61,8 @@ class Session(Protocol):
 def work(config: TrainConfig, session: Session) -> None:
     """What each process of a training does, from the last checkpoint to the end."""
     folder = Path(config.output)
+    # Said outright: left alone, it would depend on what this process did before and on how it was started.
+    torch.set_num_threads(config.threads or max(1, usable_cores() // config.workers))
     _record_workers(session, folder)
     training = _build_training(config, session)
     session.restore(training.load)
