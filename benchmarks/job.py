@@ -1,6 +1,6 @@
 """What a run costs beside its floor: decoding every photo once and doing nothing else.
 
-    python -m benchmarks.job --weights FILE [--photos 24] [--workers 2]
+    python -m benchmarks.job [--weights FILE] [--photos 24] [--workers 2]
 
 Makes the demo's 4K pictures, then measures on them, in turn: the bare full decode (one thread), `detect --runner local`
 and `detect --runner ray`. Prints a Markdown table; benchmarks/README.md holds recorded ones. "worker-s" is what the
@@ -23,7 +23,7 @@ from retinafocus.runs import open_run
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True, help="weights file")
+    parser.add_argument("--weights", help="weights file (default: the ones that ship)")
     parser.add_argument("--photos", type=int, default=24, help="4K pictures to make (default: 24)")
     parser.add_argument("--workers", type=int, default=2, help="workers of both runs (default: 2)")
     options = parser.parse_args()
@@ -58,7 +58,8 @@ def _decode_seconds(photos: Path) -> float:
 def _detect(photos: Path, out: Path, runner: str, options: argparse.Namespace) -> float:
     """Wall seconds of one command."""
     command = [sys.executable, "-m", "pipelines.cli", "detect", str(photos), "-o", str(out), "--device", "cpu"]
-    command += ["--weights", options.weights, "--workers", str(options.workers), "--runner", runner]
+    command += ["--workers", str(options.workers), "--runner", runner]
+    command += ["--weights", options.weights] if options.weights else []
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - start
