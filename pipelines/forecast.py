@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipelines.workers import Workers
 from retinafocus.detector import Detector, DetectorConfig
-from retinafocus.errors import PhotoError
+from retinafocus.errors import SettingsError
 from retinafocus.levels import plan_levels
 from retinafocus.photos import read_bytes, read_header
 
@@ -60,8 +60,10 @@ def forecast(manifest: pa.Table, weights: str, config: DetectorConfig, workers: 
                 start = perf_counter()
                 detector.detect(data)
                 seconds_per_megapixel = (perf_counter() - start) / pixels
-        except PhotoError:
-            continue
+        except SettingsError:
+            raise
+        except Exception:
+            continue  # whatever is wrong with this photo, its row in the run will say it
         megapixels.append(pixels)
     mean = float(np.mean(megapixels)) if megapixels else 0.0
     per_photo = mean * (seconds_per_megapixel or 0.0)

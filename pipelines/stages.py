@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pipelines.ledger import commit_shard, read_record
 from pipelines.store import LocalStore
 from retinafocus.detector import Detector, DetectorConfig
-from retinafocus.errors import PhotoError, WeightsError
+from retinafocus.errors import PhotoError, SettingsError, WeightsError
 from retinafocus.faces import FACES_SCHEMA, IMAGES_SCHEMA, TIMING_SCHEMA, Faces
 from retinafocus.photos import PhotoHeader, read_bytes, read_header
 from retinafocus.runs import MANIFEST_FILE, ledger_name
@@ -169,8 +169,10 @@ class DetectShard:
             looked.header = read_header(data)
             looked.prepared = self.detector.prepare(data)
             looked.ms["decode"] += 1e3 * (perf_counter() - start)
-        except PhotoError as error:
-            looked.status, looked.error = error.status, error.reason
+        except SettingsError:
+            raise  # of the job, not of this photo
+        except Exception as error:
+            looked.status, looked.error = _failure(error, "corrupt")
         return looked
 
     def _detect(self, looked: _Looked) -> None:
@@ -179,8 +181,8 @@ class DetectShard:
         start = perf_counter()
         try:
             result = self.detector.look(looked.prepared)
-        except PhotoError as error:
-            looked.status, looked.error = error.status, error.reason
+        except Exception as error:
+            looked.status, looked.error = _failure(error, "model_error")
             return
         finally:
             looked.prepared = None  # the pixels: the largest thing in memory
@@ -200,6 +202,16 @@ class DetectShard:
             name: table.replace_schema_metadata({**(table.schema.metadata or {}), **self.config.metadata})
             for name, table in tables.items()
         }
+
+
+def _failure(error: Exception, unforeseen: str) -> tuple[str, str]:
+    """Status and reason of a photo's row. What nobody foresaw is a row too: one photo must not end an archive's run."""
+    if isinstance(error, PhotoError):
+        return error.status, error.reason
+    if isinstance(error, MemoryError):
+        return "out_of_memory", "there was not enough memory for it; use fewer workers or a smaller max_pixels"
+    # Its kind, not its text, which may hold addresses: two runs must record the same.
+    return unforeseen, f"an unforeseen {type(error).__name__}; please report it with the photo"
 
 
 def _faces_table(looked: list[_Looked], shard: int) -> pa.Table:

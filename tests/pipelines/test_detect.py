@@ -21,7 +21,7 @@ import pytest
 
 from pipelines import detect, planning
 from pipelines.report import Progress, summary
-from retinafocus import DetectorConfig, open_run
+from retinafocus import Detector, DetectorConfig, open_run
 from retinafocus.errors import RunError, SettingsError, WeightsError
 from retinafocus.runs import RUN_FILE, TABLES, Run
 
@@ -272,6 +272,36 @@ def test_every_kind_of_trouble_is_one_row_and_the_job_goes_on(
     assert (rows["truncated.jpg"]["width"], rows["truncated.jpg"]["height"]) == (96, 64)
     words = summary("OUT", run.info)
     assert "7: 2 looked at, 5 failed (2 truncated, 1 not_found, 1 too_large, 1 unsupported_format)" in words
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "status", "reason"),
+    [
+        pytest.param("prepare", cv2.error("at 0x7f"), "corrupt", "an unforeseen error; please report", id="decoding"),
+        pytest.param(
+            "look", ZeroDivisionError("at 0x7f"), "model_error", "an unforeseen ZeroDivisionError", id="network"
+        ),
+        pytest.param("prepare", MemoryError(), "out_of_memory", "there was not enough memory for it", id="memory"),
+    ],
+)
+def test_unforeseen_error_is_one_row_and_the_job_goes_on(
+    run_job: Callable[..., Run], archive: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    step: str, error: Exception, status: str, reason: str,
+) -> None:  # fmt: skip
+    whole, calls = getattr(Detector, step), []
+
+    def broken(self: Detector, photo: object) -> object:
+        calls.append(photo)
+        if len(calls) == 2:
+            raise error
+        return whole(self, photo)
+
+    monkeypatch.setattr(Detector, step, broken)
+    run = run_job(archive, tmp_path, tiny_weights, limit=4, workers="1")
+    rows = [row for row in run.images().to_pylist() if row["status"] != "ok"]
+    assert run.complete
+    assert [(row["status"], row["faces"]) for row in rows] == [(status, None)]
+    assert rows[0]["error"].startswith(reason)
 
 
 def test_photo_that_changed_since_the_listing_is_not_looked_at(
