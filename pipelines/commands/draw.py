@@ -1,0 +1,34 @@
+"""`retinafocus draw`."""
+
+from __future__ import annotations
+
+import argparse
+
+from pipelines.commands.command import EXIT_OK, Verbs, add_verb
+
+
+def add(verbs: Verbs) -> None:
+    parser = add_verb(verbs, "draw", "draw the faces of a run into pictures")
+    parser.add_argument("run", metavar="OUT", help="the -o folder of `retinafocus detect`")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for the pictures")
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        metavar="S",
+        help="lowest score drawn (default: the weights' display threshold)",
+    )
+    parser.add_argument(
+        "--limit", type=int, default=24, metavar="N", help="photos to draw, spread over the run (default: 24)"
+    )
+    parser.add_argument(
+        "--sheet", action="store_true", help="one contact sheet (sheet.jpg) instead of one picture per photo"
+    )
+    parser.set_defaults(verb=_draw)
+
+
+def _draw(options: argparse.Namespace) -> int:
+    from pipelines.pictures import draw_run
+
+    for path in draw_run(options.run, options.output, options.score_threshold, options.limit, options.sheet):
+        print(path)
+    return EXIT_OK

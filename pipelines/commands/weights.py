@@ -1,0 +1,39 @@
+"""`retinafocus weights import|show`."""
+
+from __future__ import annotations
+
+import argparse
+
+from pipelines.commands.command import EXIT_OK, Verbs, add_verb
+
+
+def add(verbs: Verbs) -> None:
+    parser = add_verb(verbs, "weights", "import published weights, or show what a weights file holds")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    convert = add_verb(actions, "import", "turn a published RetinaFace .pth file into a weights file of ours")
+    convert.add_argument("file", metavar="FILE", help="the .pth file")
+    convert.add_argument(
+        "--preset", required=True, metavar="NAME", help="which variant it is: files of several variants look alike"
+    )
+    convert.add_argument("-o", "--output", required=True, metavar="OUT", help="the .safetensors file to write")
+    convert.set_defaults(verb=_weights_import)
+    show = add_verb(actions, "show", "what a weights file holds: network, anchors, source, licence, hash")
+    show.add_argument("file", nargs="?", metavar="FILE", help="the weights file (default: the ones that ship)")
+    show.set_defaults(verb=_weights_show)
+
+
+def _weights_import(options: argparse.Namespace) -> int:
+    from pipelines.report import describe_weights
+    from retinafocus.weights import import_published
+
+    info = import_published(options.file, options.preset, options.output)
+    print(f"wrote {options.output}\n{describe_weights(info)}")
+    return EXIT_OK
+
+
+def _weights_show(options: argparse.Namespace) -> int:
+    from pipelines.report import describe_weights
+    from retinafocus.weights import find_weights, read_info
+
+    print(describe_weights(read_info(find_weights(options.file))))
+    return EXIT_OK
