@@ -1,4 +1,4 @@
-"""How long a run will take, from a few headers and one photo looked at."""
+"""How long a run will take, from a few headers and fewer photos looked at."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import pyarrow as pa
 from pipelines.workers import Workers
 from retinafocus.detector import Detector, DetectorConfig
 from retinafocus.errors import SettingsError
-from retinafocus.levels import plan_levels
 from retinafocus.photos import read_bytes, read_header
 
 SAMPLED_HEADERS = 16
+
+# What a photo costs depends on what is on it, so several are looked at, but nobody waits long for a forecast.
+LOOKED_AT = 6
+SECONDS_OF_LOOKING = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,17 +26,21 @@ class Forecast:
 
     photos: int
     network_megapixels: float
-    """Of one photo, over all scales: the mean of the sampled headers."""
+    """Through the network for one photo, over all scales."""
+    exhaustive_megapixels: float
+    """What it would be if every photo were looked at whole on every scale."""
     seconds_per_photo: float
     """Of one worker."""
     seconds: float
     """Of the whole run, without start-up."""
     sampled: int
     """Photos whose header was read."""
+    looked_at: int
+    """Photos that were looked at."""
 
 
 def forecast(manifest: pa.Table, weights: str, config: DetectorConfig, workers: Workers) -> Forecast:
-    """Read headers spread over the archive, look at the first photo that can be decoded, and multiply.
+    """Read headers spread over the archive, look at a few of those photos, and multiply.
 
     Args:
         manifest: the run's photos.
@@ -47,30 +54,33 @@ def forecast(manifest: pa.Table, weights: str, config: DetectorConfig, workers: 
     detector = Detector.from_pretrained(weights, config)
     photos = manifest.num_rows
     chosen = np.unique(np.linspace(0, photos - 1, min(photos, SAMPLED_HEADERS)).astype(int))
-    megapixels, seconds_per_megapixel = [], None
+    planned, shown, looked_at, seconds, started = [], 0.0, 0.0, 0.0, perf_counter()
+    count = 0
     for uri in manifest.column("uri").take(pa.array(chosen)).to_pylist():
         try:
             data = read_bytes(uri)
             header = read_header(data)
-            size = (header.height, header.width)
-            plan = plan_levels(size, min_face=config.min_face, face_range=detector.preset.face_range)
-            pixels = plan.pixels / 1e6
-            if seconds_per_megapixel is None:
-                detector.detect(data)  # the first call also pays for memory and threads
+            plan = config.cascade.plan((header.height, header.width), config.min_face, detector.preset)
+            if count < LOOKED_AT and perf_counter() - started < SECONDS_OF_LOOKING:
+                if count == 0:
+                    detector.look(detector.prepare(data))  # the first call also pays for memory and threads
                 start = perf_counter()
-                detector.detect(data)
-                seconds_per_megapixel = (perf_counter() - start) / pixels
+                result = detector.look(detector.prepare(data))
+                seconds += perf_counter() - start
+                shown, looked_at, count = shown + result.pixels_processed, looked_at + plan.pixels, count + 1
         except SettingsError:
             raise
         except Exception:
             continue  # whatever is wrong with this photo, its row in the run will say it
-        megapixels.append(pixels)
-    mean = float(np.mean(megapixels)) if megapixels else 0.0
-    per_photo = mean * (seconds_per_megapixel or 0.0)
+        planned.append(plan.pixels)
+    mean = float(np.mean(planned)) if planned else 0.0
+    per_photo = mean * seconds / looked_at if looked_at else 0.0
     return Forecast(
         photos=photos,
-        network_megapixels=mean,
+        network_megapixels=mean * shown / looked_at / 1e6 if looked_at else 0.0,
+        exhaustive_megapixels=mean / 1e6,
         seconds_per_photo=per_photo,
         seconds=per_photo * photos / workers.count,
-        sampled=len(megapixels),
+        sampled=len(planned),
+        looked_at=count,
     )

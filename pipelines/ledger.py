@@ -22,7 +22,11 @@ from retinafocus.runs import LEDGER_FOLDER, MANIFEST_FILE, TABLES, ledger_name, 
 
 _OUR_NAME = re.compile(rf"part-\d{{8}}-\w+\.parquet|\d{{8}}\.json|photos\.parquet|{re.escape(TEMPORARY_PREFIX)}.*")
 
-_TOTALS = ("photos", "faces", "photos_with_faces", "pixels_processed")
+CASCADE_COUNTS = ("pixels_planned", "photos_looked_closer", "chips", "chip_pixels", "chip_pixels_asked")
+"""What the cascade did, in each shard's record: pixels of all levels, photos of which a finer level was looked at, its
+chips, their pixels, and how many of those the focus map had asked for."""
+
+_TOTALS = ("photos", "faces", "photos_with_faces", "pixels_processed", *CASCADE_COUNTS)
 
 
 def commit_shard(
@@ -92,8 +96,8 @@ def reconcile(store: LocalStore, manifest: pa.Table) -> dict[str, Any]:
     """Add up the ledger and hold it against the manifest.
 
     Returns:
-        photos, faces, photos_with_faces, statuses (count of each), pixels_processed, seconds (by stage, summed over
-        workers), missing_shards.
+        photos, faces, photos_with_faces, statuses (count of each), pixels_processed, `CASCADE_COUNTS`, seconds (by
+        stage, summed over workers), missing_shards.
 
     Raises:
         RunError: a shard's rows are not exactly the photos the manifest gives it.

@@ -16,9 +16,11 @@ from pipelines.forecast import Forecast, forecast
 from pipelines.inventory import Inventory, list_photos, manifest_table
 from pipelines.store import LocalStore
 from pipelines.workers import CPU_THREADS, Workers, resolve_workers
+from retinafocus.cascade import CascadeConfig
 from retinafocus.detector import DetectorConfig
 from retinafocus.errors import RunError, SettingsError
 from retinafocus.faces import SCHEMA_VERSION
+from retinafocus.focus.chips import ChipConfig
 from retinafocus.runs import LEDGER_FOLDER, MANIFEST_FILE, RUN_FILE, TABLES, read_manifest, read_run_file
 from retinafocus.weights import WeightsInfo, find_weights, read_info
 
@@ -112,6 +114,7 @@ def plan(job: DetectJob, *, with_forecast: bool = False) -> Plan:
     """
     weights_path = find_weights(job.weights)
     info = read_info(weights_path)
+    job.detector.cascade.uses_focus(info.preset)  # raises where the weights cannot
     store = LocalStore(job.output)
     earlier = read_run_file(store.root)
     if earlier is not None and job.existing == "error":
@@ -151,8 +154,12 @@ def plan(job: DetectJob, *, with_forecast: bool = False) -> Plan:
 
 def detector_config(options: argparse.Namespace) -> DetectorConfig:
     """The detector's settings with those replaced that were given on the command line."""
-    names = ("min_face", "score_threshold", "device", "max_pixels")
-    return DetectorConfig(**{name: getattr(options, name) for name in names if getattr(options, name) is not None})
+    names = ("min_face", "score_threshold", "device", "engine", "max_pixels")
+    given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
+    cascade = CascadeConfig(
+        mode=options.mode or CascadeConfig().mode, chips=(ChipConfig(threshold=options.focus_threshold),)
+    )
+    return DetectorConfig(**given, cascade=cascade)
 
 
 def run_settings(job: DetectJob, detector: DetectorConfig, weights: WeightsInfo) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from pipelines.planning import Plan
-from retinafocus.levels import plan_levels
 from retinafocus.weights import WeightsInfo
 
 # A log file gets a line this often, and one at the end.
@@ -101,6 +100,8 @@ def summary(folder: str, run: dict[str, Any]) -> str:
     ]
     if rate := totals["photos_this_time"] / seconds if seconds else 0.0:
         lines.append(f"time     {seconds:,.1f} s, {rate:.1f} photos/s; {_shares(totals['seconds'])}")
+    if looked:
+        lines.append(f"network  {_network(totals, looked)}")
     lines.append(f"tables   {folder}/faces, {folder}/images, {folder}/timing")
     if statuses:
         lines.append(f"failures SELECT uri, status, error FROM '{folder}/images/*.parquet' WHERE status <> 'ok'")
@@ -128,14 +129,15 @@ def describe_plan(plan: Plan) -> str:
         f"faces from {plan.detector.min_face:g} px, scores from {plan.detector.score_threshold:g}"
     )
     # The words depend on the smallest face alone; a large photo has every level there can be.
-    levels = plan_levels((1 << 15, 1 << 15), min_face=plan.detector.min_face, face_range=plan.weights.preset.face_range)
+    levels = plan.detector.cascade.plan((1 << 15, 1 << 15), plan.detector.min_face, plan.weights.preset)
     if levels.not_found:
         lines.append(f"note     {levels.not_found}")
     if plan.forecast is not None and plan.forecast.sampled:
         expected = plan.forecast
         lines.append(
-            f"expected {_duration(expected.seconds)}: {expected.network_megapixels:.1f} Mpx through the network and "
-            f"{expected.seconds_per_photo:.2f} s for each photo (from {expected.sampled} of them)"
+            f"expected {_duration(expected.seconds)}: {expected.network_megapixels:.1f} of "
+            f"{expected.exhaustive_megapixels:.1f} Mpx through the network and {expected.seconds_per_photo:.2f} s for "
+            f"each photo (from {expected.looked_at} looked at, {expected.sampled} headers)"
         )
     return "\n".join(lines)
 
@@ -171,6 +173,17 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"about {seconds:.0f} s"
     return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+def _network(totals: dict[str, Any], looked: int) -> str:
+    """What went through the network, in words."""
+    shown, planned = totals["pixels_processed"] / 1e6 / looked, totals["pixels_planned"] / 1e6 / looked
+    words = f"{shown:.2f} Mpx a photo, {100 * shown / planned:.0f} % of looking at everything"
+    if not totals["chips"]:
+        return words
+    fill = 100 * totals["chip_pixels_asked"] / max(totals["chip_pixels"], 1)
+    closer = 100 * totals["photos_looked_closer"] / looked
+    return f"{words}; {closer:.0f} % of photos looked at closer, {totals['chips']:,} chips ({fill:.0f} % filled)"
 
 
 def _shares(seconds: dict[str, float]) -> str:

@@ -19,8 +19,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.ledger import commit_shard, read_record
+from pipelines.ledger import CASCADE_COUNTS, commit_shard, read_record
 from pipelines.store import LocalStore
+from retinafocus.cascade import PhotoResult, PreparedPhoto
 from retinafocus.detector import Detector, DetectorConfig
 from retinafocus.errors import PhotoError, SettingsError, WeightsError
 from retinafocus.faces import FACES_SCHEMA, IMAGES_SCHEMA, TIMING_SCHEMA, Faces
@@ -75,10 +76,26 @@ class _Looked:
     status: str = "ok"
     error: str | None = None
     header: PhotoHeader | None = None
-    prepared: Any = None
+    prepared: PreparedPhoto | None = None
     faces: Faces | None = None
     pixels: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    """What the cascade did, for the shard's record."""
     ms: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def take(self, result: PhotoResult) -> None:
+        self.faces, self.pixels = result.faces, result.pixels_processed
+        # Decoding for a finer look is beside what `_prepare` took.
+        self.ms["decode"] += max(0.0, result.ms_decode - self.ms["decode"])
+        self.ms["network"] += result.ms_network
+        self.ms["other"] += result.ms_other
+        self.counts.update(
+            pixels_planned=result.plan.pixels,
+            photos_looked_closer=int(result.plan.whole < len(result.plan.levels) and result.focus_share > 0),
+            chips=result.chips,
+            chip_pixels=result.chip_pixels,
+            chip_pixels_asked=result.chip_pixels_asked,
+        )
 
 
 class DetectShard:
@@ -137,21 +154,24 @@ class DetectShard:
         )
 
     def _look_at(self, rows: list[dict[str, Any]]) -> Iterator[_Looked]:
+        together = self.detector.engine.batch
+        read_ahead = max(self.config.read_ahead, together)
         with ThreadPoolExecutor(max_workers=self.config.read_ahead, thread_name_prefix="read") as pool:
             ahead: deque[Future[_Looked]] = deque()
             remaining = iter(rows)
             try:
                 while True:
-                    while len(ahead) < self.config.read_ahead and (row := next(remaining, None)) is not None:
+                    while len(ahead) < read_ahead and (row := next(remaining, None)) is not None:
                         ahead.append(pool.submit(self._prepare, row))
                     if not ahead:
                         return
-                    looked = ahead.popleft().result()
+                    group = [ahead.popleft().result() for _ in range(min(together, len(ahead)))]
                     if self._stop.is_set():
                         raise Stopped
-                    self._detect(looked)
-                    self._on_photo(None if looked.faces is None else len(looked.faces))
-                    yield looked
+                    self._detect(group)
+                    for looked in group:
+                        self._on_photo(None if looked.faces is None else len(looked.faces))
+                    yield from group
             finally:
                 for future in ahead:
                     future.cancel()
@@ -175,20 +195,22 @@ class DetectShard:
             looked.status, looked.error = _failure(error, "corrupt")
         return looked
 
-    def _detect(self, looked: _Looked) -> None:
-        if looked.prepared is None:
-            return
-        start = perf_counter()
+    def _detect(self, group: list[_Looked]) -> None:
+        photos = [looked for looked in group if looked.prepared is not None]
         try:
-            result = self.detector.look(looked.prepared)
+            results = self.detector.look_many([looked.prepared for looked in photos if looked.prepared is not None])
         except Exception as error:
-            looked.status, looked.error = _failure(error, "model_error")
-            return
-        finally:
+            if len(photos) > 1:  # which one it was, shows one by one
+                for looked in photos:
+                    self._detect([looked])
+                return
+            results = [PhotoError(*_failure(error, "model_error"))]
+        for looked, result in zip(photos, results, strict=True):
             looked.prepared = None  # the pixels: the largest thing in memory
-        looked.faces, looked.pixels = result.faces, result.pixels_processed
-        looked.ms["network"] += result.ms_network
-        looked.ms["other"] += 1e3 * (perf_counter() - start) - result.ms_network
+            if isinstance(result, PhotoError):
+                looked.status, looked.error = result.status, result.reason
+            else:
+                looked.take(result)
 
     def _tables(self, looked: list[_Looked], shard: int, attempt: str) -> dict[str, pa.Table]:
         looked = sorted(looked, key=lambda photo: photo.row["image_id"])
@@ -257,6 +279,7 @@ def _statistics(looked: list[_Looked], worker: str) -> dict[str, Any]:
         "faces": sum(len(photo.faces) for photo in looked if photo.faces is not None),
         "photos_with_faces": sum(bool(photo.faces is not None and len(photo.faces)) for photo in looked),
         "pixels_processed": sum(photo.pixels for photo in looked),
+        **{name: sum(photo.counts[name] for photo in looked) for name in CASCADE_COUNTS},
         "statuses": dict(sorted(Counter(photo.status for photo in looked).items())),
         "seconds": {stage: round(value, 4) for stage, value in sorted(seconds.items())},
         "worker": worker,

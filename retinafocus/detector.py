@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retinafocus import cascade
-from retinafocus.cascade import PhotoResult, PreparedPhoto
-from retinafocus.engines import PRECISIONS, TorchEngine, resolve_device
+from retinafocus.cascade import CascadeConfig, PhotoResult, PreparedPhoto
+from retinafocus.engines import PRECISIONS, check_engine, make_engine
 from retinafocus.errors import PhotoError, SettingsError
 from retinafocus.faces import Faces
-from retinafocus.levels import plan_levels
+from retinafocus.focus.chips import tile_side
 from retinafocus.models import RetinaFocus
 from retinafocus.photos import MAX_PIXELS, read_bytes
 from retinafocus.postprocessing import PostConfig
@@ -43,11 +43,18 @@ class DetectorConfig:
     post: PostConfig = field(default_factory=PostConfig)
     """How candidates become faces."""
 
+    cascade: CascadeConfig = field(default_factory=CascadeConfig)
+    """Where to look more closely."""
+
     max_pixels: int = MAX_PIXELS
-    """A photo with more pixels, or one that needs a level with more, is refused as too_large."""
+    """A photo with more pixels is refused as too_large."""
 
     device: str = "auto"
     """auto (cuda if usable, else cpu), cpu, cuda or cuda:N."""
+
+    engine: str = "auto"
+    """The library that runs the network: torch, openvino or onnx; auto takes openvino on a CPU where it is installed,
+    else torch. The engines differ in the last digits of a score, so a run keeps to one."""
 
     precision: str = "float32"
     """Of weights and activations: float32; float16 and bfloat16 on CUDA only."""
@@ -65,6 +72,7 @@ class DetectorConfig:
             )
         if self.max_pixels < 1:
             raise SettingsError(f"max_pixels is {self.max_pixels}; choose at least 1")
+        check_engine(self.engine)
         if self.precision not in PRECISIONS:
             raise SettingsError(f"precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
         if self.threads is not None and self.threads < 1:
@@ -80,7 +88,7 @@ class Detector:
         faces = detector.detect("holiday.jpg")
 
     `faces.boxes` are pixels of the upright original photo, best first. For many photos see `detect_batch`; to read
-    ahead yourself, call `prepare` in threads and `look` where the network is.
+    ahead yourself, call `prepare` in threads and `look_many` where the network is.
     """
 
     def __init__(self, model: RetinaFocus, config: DetectorConfig | None = None) -> None:
@@ -94,12 +102,19 @@ class Detector:
             SettingsError: the device is not usable here, or the settings contradict each other or the model.
         """
         self.config = DetectorConfig() if config is None else config
-        self.engine = TorchEngine(model, resolve_device(self.config.device), self.config.precision, self.config.threads)
+        self.engine = make_engine(
+            model,
+            name=self.config.engine,
+            device=self.config.device,
+            precision=self.config.precision,
+            threads=self.config.threads,
+        )
         self.preset = model.preset
         if self.config.threads is not None:
             cv2.setNumThreads(self.config.threads)
-        # A band that no plan can use must stop a job before its first photo.
-        plan_levels((1, 1), min_face=self.config.min_face, face_range=self.preset.face_range)
+        # Settings that no photo can be planned with must stop a job before its first photo.
+        self.config.cascade.plan((1, 1), self.config.min_face, self.preset)
+        tile_side(self.config.cascade.network_pixels, self.config.cascade.tile_overlap(self.preset))
         floor = max(self.config.post.score_floor, self.config.score_threshold)
         self._post = dataclasses.replace(self.config.post, score_floor=floor)
 
@@ -167,7 +182,8 @@ class Detector:
         return cascade.prepare(
             _encoded_or_pixels(photo),
             min_face=self.config.min_face,
-            face_range=self.preset.face_range,
+            preset=self.preset,
+            config=self.config.cascade,
             max_pixels=self.config.max_pixels,
         )
 
@@ -175,9 +191,14 @@ class Detector:
         """Find the faces of a prepared photo. One thread at a time.
 
         Raises:
-            PhotoError: out_of_memory or model_error.
+            PhotoError: out_of_memory or model_error, or what decoding for a finer look met.
         """
-        return cascade.look(prepared, self.engine, self._post)
+        return cascade.look(prepared, self.engine, self.config.cascade, self._post)
+
+    def look_many(self, prepared: Sequence[PreparedPhoto]) -> list[PhotoResult | PhotoError]:
+        """The same for several photos side by side, for an engine that gains from batches: in order, each photo's
+        result or what kept it from being looked at. One thread at a time."""
+        return cascade.look_many(prepared, self.engine, self.config.cascade, self._post)
 
     def _finish(self, photo: Photo, prepared: Future[PreparedPhoto]) -> Faces:
         """The faces of a photo that is being prepared."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,24 +93,38 @@ class LevelPlan:
     not_found: str
     """Which faces will not be found reliably, in words; empty if there are none."""
 
+    whole: int
+    """So many of the levels, coarsest first, are looked at whole; the finer ones only where the focus map of the level
+    before points. At least 1."""
+
     @property
     def finest(self) -> Level:
         """The level with the most pixels."""
         return self.levels[-1]
 
     @property
+    def focus_level(self) -> Level:
+        """The finest level that is looked at whole: the first whose focus map counts."""
+        return self.levels[self.whole - 1]
+
+    @property
     def pixels(self) -> int:
         """What looking at every level whole costs, in pixels through the network."""
         return sum(level.pixels for level in self.levels)
 
-    def covering(self, area: tuple[float, float, float, float]) -> LevelPlan:
-        """The same plan for levels made from pixels that show `area`, xyxy in photo pixels."""
-        levels = tuple(dataclasses.replace(level, covered=area) for level in self.levels)
+    def covering(self, areas: Mapping[float, tuple[float, float, float, float]]) -> LevelPlan:
+        """The same plan for levels made from pixels that show, at each scale, that area: xyxy in photo pixels."""
+        levels = tuple(dataclasses.replace(level, covered=areas[level.scale]) for level in self.levels)
         return dataclasses.replace(self, levels=levels)
 
 
 def plan_levels(
-    photo_size: tuple[int, int], *, min_face: float, face_range: tuple[float, float], zoom: int = ZOOM
+    photo_size: tuple[int, int],
+    *,
+    min_face: float,
+    face_range: tuple[float, float],
+    focus_from: float | None = None,
+    zoom: int = ZOOM,
 ) -> LevelPlan:
     """Choose the levels at which every face from `min_face` to the photo's whole short side is found.
 
@@ -121,6 +136,8 @@ def plan_levels(
         photo_size: (height, width) of the upright original photo, each at least 1.
         min_face: the smallest wanted face, sqrt(w*h) in photo pixels.
         face_range: (low, high) sqrt(w*h) in network-input pixels of the faces the network finds reliably.
+        focus_from: smallest face that the focus map marks, sqrt(w*h) in network-input pixels: the coarsest level at
+            which `min_face` is as large as that, and all coarser ones, are looked at whole. None: every level is.
         zoom: ratio of the scales of neighbouring levels, a power of two of at least 2.
 
     Raises:
@@ -147,7 +164,11 @@ def plan_levels(
         for index, scale in enumerate(scales)
     )
     return LevelPlan(
-        levels=levels, photo_size=photo_size, min_face=min_face, not_found=_not_found(min_face, low / scales[-1])
+        levels=levels,
+        photo_size=photo_size,
+        min_face=min_face,
+        not_found=_not_found(min_face, low / scales[-1]),
+        whole=_whole_levels(scales, min_face, focus_from),
     )
 
 
@@ -170,6 +191,13 @@ def _finest_scale(needed: float) -> float:
     """The smallest power of two that is at least `needed`, at most MAX_SCALE."""
     mantissa, exponent = math.frexp(needed)  # needed = mantissa * 2**exponent with 0.5 <= mantissa < 1
     return min(MAX_SCALE, math.ldexp(1.0, exponent - 1 if mantissa == 0.5 else exponent))
+
+
+def _whole_levels(scales: list[float], min_face: float, focus_from: float | None) -> int:
+    """How many levels, coarsest first, are looked at whole; all of them where no focus map marks the smallest faces."""
+    if focus_from is None:
+        return len(scales)
+    return next((index + 1 for index, scale in enumerate(scales) if min_face * scale >= focus_from), len(scales))
 
 
 def _not_found(min_face: float, reliable: float) -> str:

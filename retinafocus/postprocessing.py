@@ -1,13 +1,8 @@
-"""From what the network says about each level to the faces of one photo.
-
-`find_candidates` turns one picture's outputs into the boxes that may be faces, in network-input pixels;
-`merge_levels` carries those of all levels to the photo, drops what another level sees better, removes duplicates.
-"""
+"""From what the network says about one picture to the boxes that may be faces, in network-input pixels."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retinafocus.anchors import anchor_boxes
-from retinafocus.boxes import box_sides, clip_boxes, decode_boxes, decode_landmarks
+from retinafocus.boxes import decode_boxes, decode_landmarks
 from retinafocus.errors import PhotoError, SettingsError
-from retinafocus.faces import Faces
-from retinafocus.levels import Level
 from retinafocus.models import Outputs, Preset
-from retinafocus.nms import nms
 
 # The picture that the published limit of 5000 candidates was meant for; larger ones get more in proportion.
 TOP_K_PIXELS = 640 * 640
@@ -108,29 +100,6 @@ def find_candidates(outputs: Outputs, size: tuple[int, int], preset: Preset, con
     return Candidates(boxes[above].numpy(), scores[above].numpy(), landmarks[above].numpy())
 
 
-def merge_levels(found: Sequence[tuple[Level, Candidates]], config: PostConfig) -> Faces:
-    """Unite what was found at the levels of one photo. The order of `found` does not matter.
-
-    From each level only the sizes in its `face_range` are kept, measured before the box is cut at the photo's
-    border. Then one removal of duplicates over all levels.
-
-    Args:
-        found: levels of one photo with their candidates; may be empty.
-        config: overlap and limit.
-
-    Returns:
-        Boxes inside the photo, in pixels of the upright original photo; equal scores are ordered from top to bottom.
-    """
-    parts = [_to_photo(level, candidates) for level, candidates in found]
-    if not parts:
-        return Faces.empty()
-    boxes, scores, landmarks, levels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    order = _best_first(boxes, scores, levels)
-    kept = nms(torch.from_numpy(boxes[order]), torch.from_numpy(scores[order]), config.nms_iou).numpy()
-    chosen = order[kept[: config.keep_top_k]]
-    return Faces(boxes[chosen], scores[chosen], landmarks[chosen], levels[chosen])
-
-
 def _logit(probability: float) -> float:
     """The difference of logits just below which the face probability is under `probability`."""
     # The slack lets float32's rounding of a sigmoid decide at the floor itself, not that of a logarithm.
@@ -142,25 +111,3 @@ def _check_finite(values: Tensor) -> None:
         raise PhotoError(
             "model_error", "the network's output is not finite; check the weights, or use precision float32"
         )
-
-
-def _to_photo(
-    level: Level, candidates: Candidates
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.int16]]:
-    """Boxes, scores, landmarks and level numbers of one level's candidates that count, in photo pixels."""
-    low, high = level.face_range
-    boxes = torch.from_numpy(level.to_photo(candidates.boxes))
-    sides = box_sides(boxes)
-    boxes = clip_boxes(boxes, level.photo_size)
-    visible = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    kept = ((sides > low) & (sides <= high) & visible).numpy()
-    landmarks = level.to_photo(candidates.landmarks[kept])
-    return boxes.numpy()[kept], candidates.scores[kept], landmarks, np.full(kept.sum(), level.index, np.int16)
-
-
-def _best_first(
-    boxes: NDArray[np.float32], scores: NDArray[np.float32], levels: NDArray[np.int16]
-) -> NDArray[np.int64]:
-    """Order by falling score; equal scores by top, left, bottom, right edge and level, so that arrival counts not."""
-    keys = (levels, boxes[:, 2], boxes[:, 3], boxes[:, 0], boxes[:, 1], -scores)
-    return np.lexsort(keys)

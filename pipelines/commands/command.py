@@ -34,8 +34,17 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--score-threshold", type=float, metavar="S", help="lowest score kept in the tables (default: 0.3)"
     )
+    parser.add_argument(
+        "--mode", choices=("auto", "focus", "exhaustive"),
+        help="focus: look closer only where the focus map points; exhaustive: everywhere (default: auto, focus where "
+        "the weights can)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--focus-threshold", type=float, metavar="T",
+        help="look closer from this probability on: lower finds more and costs more (default: the weights')",
+    )  # fmt: skip
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where the network runs (default: auto)")
     parser.add_argument(
         "--max-pixels", type=int, metavar="N",
-        help="a photo of more pixels, or one that must be enlarged to more, is too_large (default: 134217728)",
+        help="a photo of more pixels is too_large (default: 134217728)",
     )  # fmt: skip

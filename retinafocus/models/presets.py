@@ -39,6 +39,13 @@ class FocusConfig:
     channels: int = 64
     """Of its two hidden convolutions. AutoFocus has 256 on a ResNet-101; the small backbone needs less."""
 
+    smallest: float = 3.0
+    """Faces from this size on are marked, sqrt(width * height) in network-input pixels. The cascade looks at a photo
+    whole at the coarsest scale at which the smallest wanted face is that large."""
+
+    threshold: float = 0.2
+    """Cells from this probability on are looked at again: where AP against cost was best for the weights."""
+
     prior: float = 0.01
     """Probability it says everywhere before training, as the last bias. Few cells are focus (0.4 to 6 % on WIDER FACE),
     and a start at 0.5 lets the empty ones drown them (RetinaNet, arXiv 1708.02002, section 4.1). 0.5 is no prior."""
@@ -48,6 +55,10 @@ class FocusConfig:
             raise SettingsError(f"focus.feature is {self.feature!r}; choose one of {', '.join(FOCUS_STRIDES)}")
         if self.channels < 1:
             raise SettingsError(f"focus.channels is {self.channels}; choose at least 1")
+        if not 0 < self.smallest < math.inf:
+            raise SettingsError(f"focus.smallest is {self.smallest}; choose a size above 0 px")
+        if not 0 < self.threshold <= 1:
+            raise SettingsError(f"focus.threshold is {self.threshold}; choose a probability above 0, up to 1")
         if not 0 < self.prior < 1:
             raise SettingsError(f"focus.prior is {self.prior}; choose a probability above 0 and below 1")
 

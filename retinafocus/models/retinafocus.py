@@ -75,7 +75,14 @@ class RetinaFocus(nn.Module):
         """
         if pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape[2:]:
             raise ValueError(f"pixels is {tuple(pixels.shape)}; give (pictures, 3, height, width) with sides from 1")
-        stages = self.backbone(self._normalise(pixels))
+        return self.outputs(self._normalise(pixels))
+
+    def outputs(self, normalised: Tensor) -> Outputs:
+        """The outputs for (N, 3, H, W) pixels without their mean, in the channel order the weights want.
+
+        Straight-line code without a look at values or sizes, so that `engines.graph` can follow it with no pixels.
+        """
+        stages = self.backbone(normalised)
         levels = self.pyramid(*stages[1:])
         maps = [context(level) for context, level in zip(self.contexts, levels, strict=True)]
         return Outputs(

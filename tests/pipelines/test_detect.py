@@ -279,7 +279,7 @@ def test_every_kind_of_trouble_is_one_row_and_the_job_goes_on(
     [
         pytest.param("prepare", cv2.error("at 0x7f"), "corrupt", "an unforeseen error; please report", id="decoding"),
         pytest.param(
-            "look", ZeroDivisionError("at 0x7f"), "model_error", "an unforeseen ZeroDivisionError", id="network"
+            "look_many", ZeroDivisionError("at 0x7f"), "model_error", "an unforeseen ZeroDivisionError", id="network"
         ),
         pytest.param("prepare", MemoryError(), "out_of_memory", "there was not enough memory for it", id="memory"),
     ],

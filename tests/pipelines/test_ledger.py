@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.ledger import commit_shard, delete_leftovers, pending_shards, reconcile
+from pipelines.ledger import CASCADE_COUNTS, commit_shard, delete_leftovers, pending_shards, reconcile
 from pipelines.store import LocalStore
 from retinafocus.errors import RunError
 from retinafocus.faces import FACES_SCHEMA, IMAGES_SCHEMA, TIMING_SCHEMA
@@ -28,7 +28,7 @@ def _tables(shard: int, photos: int) -> dict[str, pa.Table]:
 
 def _commit(store: LocalStore, shard: int, attempt: str, photos: int = 2, counted: int = 2) -> dict[str, Any]:
     statistics = {
-        "photos": photos, "faces": 0, "photos_with_faces": 0, "pixels_processed": 5 * photos,
+        "photos": photos, "faces": 0, "photos_with_faces": 0, "pixels_processed": 5 * photos, **dict.fromkeys(CASCADE_COUNTS, photos),
         "statuses": {"ok": counted - 1, "corrupt": 1}, "seconds": {"read": 0.5}, "worker": "w",
     }  # fmt: skip
     return commit_shard(store, shard, attempt, _tables(shard, photos), statistics)
@@ -61,7 +61,7 @@ def test_books_add_up(tmp_path: Path) -> None:
     _commit(store, 1, "b")
     totals = reconcile(store, _manifest(0, 0, 1, 1, 2))
     assert totals == {
-        "photos": 4, "faces": 0, "photos_with_faces": 0, "pixels_processed": 20,
+        "photos": 4, "faces": 0, "photos_with_faces": 0, "pixels_processed": 20, **dict.fromkeys(CASCADE_COUNTS, 4),
         "statuses": {"corrupt": 2, "ok": 2}, "seconds": {"read": 1.0}, "missing_shards": [2],
     }  # fmt: skip
 

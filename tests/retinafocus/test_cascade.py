@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import math
+import random
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,32 +14,50 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from retinafocus import cascade
 from retinafocus.anchors import anchor_boxes
 from retinafocus.boxes import encode_boxes, encode_landmarks
-from retinafocus.cascade import PreparedPhoto, decode_base, level_pixels, look, prepare, shown_area
-from retinafocus.errors import PhotoError
-from retinafocus.levels import Level, plan_levels
-from retinafocus.models import Outputs, get_preset
+from retinafocus.cascade import CascadeConfig, PhotoResult, PreparedPhoto, look_many, prepare
+from retinafocus.engines import TorchEngine
+from retinafocus.errors import PhotoError, SettingsError
+from retinafocus.focus.chips import ChipConfig
+from retinafocus.levels import Level
+from retinafocus.models import FocusConfig, Outputs, Preset, RetinaFocus, get_preset
 from retinafocus.photos import read_header
 from retinafocus.postprocessing import PostConfig
+from retinafocus.sources import GivenPixels
 
-PRESET = get_preset("mobilenet025-1mb")
 BAND = (12.0, 400.0)
+PRESET = dataclasses.replace(get_preset("mobilenet025-1mb"), face_range=BAND)
+FOCUS_PRESET = dataclasses.replace(PRESET, focus=FocusConfig(smallest=3, threshold=0.5))
+STRIDE = 8
 RED = (255, 0, 0)
 
 
 class RedSquareEngine:
-    """Finds every red rectangle, whatever its size; the nose is its centre, the other points its corners."""
+    """Finds every red rectangle, whatever its size; the nose is its centre, the other points its corners.
+
+    With a focus branch it marks the cells that a rectangle of less than 20 px touches.
+    """
 
     name = "red squares"
     device = "cpu"
     precision = "float32"
-    preset = PRESET
 
-    def __init__(self) -> None:
+    def __init__(self, preset: Preset = PRESET, batch: int = 1) -> None:
+        self.preset = preset
+        self.batch = batch
         self.sizes: list[tuple[int, ...]] = []
+        self.calls: list[int] = []
 
     def run(self, pixels: np.ndarray) -> Outputs:
+        assert 1 <= len(pixels) <= self.batch
+        self.calls.append(len(pixels))
+        outputs = [self._see(picture) for picture in pixels]
+        together = Outputs(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
+        return together if self.preset.focus is not None else together._replace(focus_logits=None)
+
+    def _see(self, pixels: np.ndarray) -> Outputs:
         self.sizes.append(pixels.shape[:2])
         red = (pixels[..., 0].astype(int) - pixels[..., 1] > 128).astype(np.uint8)
         rows = cv2.connectedComponentsWithStats(red)[2][1:, :4]
@@ -46,8 +68,12 @@ class RedSquareEngine:
         landmarks = torch.stack([torch.stack(point, dim=1) for point in points], dim=1)
         anchors = anchor_boxes(PRESET.anchors, pixels.shape[:2])
         chosen = anchors[: len(boxes)]
+        focus = torch.full((1, 1, *(math.ceil(side / STRIDE) for side in pixels.shape[:2])), -9.0)
+        for x, y, w, h in rows.tolist():
+            if w * h < 20**2:
+                focus[0, 0, y // STRIDE : -(-(y + h) // STRIDE), x // STRIDE : -(-(x + w) // STRIDE)] = 9
         outputs = Outputs(
-            torch.zeros(1, len(anchors), 2), torch.zeros(1, len(anchors), 4), torch.zeros(1, len(anchors), 10), None
+            torch.zeros(1, len(anchors), 2), torch.zeros(1, len(anchors), 4), torch.zeros(1, len(anchors), 10), focus
         )
         outputs.class_logits[0, len(boxes) :, 0] = 20
         outputs.class_logits[0, : len(boxes), 1] = 3
@@ -74,7 +100,20 @@ def encoded(pixels: np.ndarray, kind: str, orientation: int = 1) -> bytes:
 
 
 def prepared(photo: bytes | np.ndarray, min_face: float = 20, max_pixels: int = 2**28) -> PreparedPhoto:
-    return prepare(photo, min_face=min_face, face_range=BAND, max_pixels=max_pixels)
+    return prepare(photo, min_face=min_face, preset=PRESET, max_pixels=max_pixels)
+
+
+def look(photo: PreparedPhoto, engine: RedSquareEngine, post: PostConfig) -> PhotoResult:
+    return cascade.look(photo, engine, CascadeConfig(), post)
+
+
+def focused(
+    photo: bytes | np.ndarray, config: CascadeConfig | None = None, min_face: float = 20, batch: int = 1
+) -> PhotoResult:
+    """Looked at with a focus branch."""
+    config = CascadeConfig() if config is None else config
+    ready = prepare(photo, min_face=min_face, preset=FOCUS_PRESET, config=config)
+    return cascade.look(ready, RedSquareEngine(FOCUS_PRESET, batch), config, PostConfig())
 
 
 class TestWholeWay:
@@ -175,7 +214,7 @@ class TestWholeWay:
         data = encoded(photo_with((300, 400), (20, 20, 60, 60)), "jpeg")
         ready = prepared(data)
         result = look(ready, RedSquareEngine(), PostConfig())
-        assert result.ms_decode == ready.ms_decode > 0
+        assert result.ms_decode >= ready.ms_decode > 0
         assert 0 < result.ms_network < 10_000
         assert 0 < result.ms_other < 10_000
         assert result.header == read_header(data)
@@ -193,29 +232,15 @@ class TestPrepare:
     def test_pixels_are_those_of_the_plan(self) -> None:
         ready = prepared(encoded(photo_with((1203, 1601)), "jpeg"), min_face=40)
         assert [level.scale for level in ready.plan.levels] == [1 / 8, 1 / 2]
-        assert [pixels.shape for pixels in ready.pixels] == [(151, 201, 3), (602, 801, 3)]
-        assert all(pixels.dtype == np.uint8 and pixels.flags.c_contiguous for pixels in ready.pixels)
+        for level, shape in zip(ready.plan.levels, [(151, 201, 3), (602, 801, 3)], strict=True):
+            ((number, pixels),) = ready.source.read(level, np.array([(0, 0, *level.size[::-1])], np.int32))
+            assert (number, pixels.shape, pixels.dtype.name) == (0, shape, "uint8")
+            assert pixels.flags.c_contiguous
 
     def test_pixels_given_in_another_memory_order_are_taken(self) -> None:
         bgr = photo_with((50, 60), (10, 10, 40, 40))[:, :, ::-1].copy()
         result = look(prepared(bgr[:, :, ::-1]), RedSquareEngine(), PostConfig())
         assert result.faces.boxes == pytest.approx(np.array([[10, 10, 40, 40]]), abs=1e-3)
-
-    @pytest.mark.parametrize(
-        ("min_face", "base"),
-        [
-            pytest.param(6, (400, 604), id="enlarged from full size"),
-            pytest.param(20, (400, 604), id="full size"),
-            pytest.param(24, (200, 302), id="1/2"),
-            pytest.param(95, (100, 151), id="1/4"),
-            pytest.param(96, (50, 76), id="1/8"),
-            pytest.param(1000, (50, 76), id="1/64 from 1/8"),
-        ],
-    )
-    def test_no_more_is_decoded_than_the_finest_level_needs(self, min_face: float, base: tuple[int, int]) -> None:
-        data = encoded(photo_with((400, 604)), "jpeg")
-        plan = plan_levels((400, 604), min_face=min_face, face_range=BAND)
-        assert decode_base(data, read_header(data), plan, 2**28)[0].shape[:2] == base
 
     def test_photo_above_the_limit_is_refused(self) -> None:
         data = encoded(photo_with((100, 100)), "png")
@@ -223,12 +248,6 @@ class TestPrepare:
             prepared(data, min_face=1000, max_pixels=9_999)
         assert caught.value.status == "too_large"
         assert prepared(data, max_pixels=10_000).plan.pixels == 10_000
-
-    def test_level_above_the_limit_is_refused_before_it_is_made(self) -> None:
-        text = "faces of 6 px need a level of 200 x 200 pixels, more than max_pixels 39999 admits; raise max_pixels or"
-        with pytest.raises(PhotoError, match=text) as caught:
-            prepared(photo_with((100, 100)), min_face=6, max_pixels=39_999)
-        assert caught.value.status == "too_large"
 
     @pytest.mark.parametrize(
         ("data", "status"),
@@ -244,52 +263,183 @@ class TestPrepare:
         assert caught.value.status == status
 
 
-class TestLevelPixels:
+FACES = [(100, 80, 130, 110), (1500, 900, 1524, 924), (700, 200, 800, 300), (300, 500, 900, 1100)]
+
+
+class TestFocus:
+    """Photos of 1600 x 1200 px: a quarter of them is looked at whole, chips of them at full size."""
+
+    PHOTO = photo_with((1200, 1600), *FACES)
+
+    def test_small_faces_are_found_in_chips_and_the_rest_is_not_looked_at(self) -> None:
+        result = focused(self.PHOTO)
+        assert sorted(map(tuple, result.faces.boxes.round().tolist())) == sorted(FACES)
+        # Both faces under 80 px have a chip of 8 x 8 cells, 256 x 256 px.
+        assert result.chips == 2
+        assert result.pixels_processed == 300 * 400 + 2 * 256 * 256
+        assert result.chip_pixels == 2 * 256 * 256
+        assert 0.06 < result.focus_share < 0.11  # 2 * 256 * 256 of 1200 * 1600, on a grid of 32 px
+
+    def test_exhaustive_mode_finds_the_same_and_looks_everywhere(self) -> None:
+        result = focused(self.PHOTO, CascadeConfig(mode="exhaustive"))
+        assert sorted(map(tuple, result.faces.boxes.round().tolist())) == sorted(FACES)
+        assert (result.chips, result.focus_share) == (0, 1)
+        assert result.pixels_processed == result.plan.pixels == 300 * 400 + 1200 * 1600
+
+    def test_photo_without_small_faces_is_looked_at_coarsely_alone(self) -> None:
+        result = focused(photo_with((1200, 1600), (300, 500, 900, 1100)))
+        assert result.faces.boxes.round().tolist() == [[300, 500, 900, 1100]]
+        assert (result.pixels_processed, result.chips, result.focus_share) == (300 * 400, 0, 0)
+
+    def test_photo_without_faces(self) -> None:
+        result = focused(photo_with((1200, 1600)))
+        assert (len(result.faces), result.pixels_processed) == (0, 300 * 400)
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (31, 33)], ids=str)
+    def test_photo_of_a_few_pixels_a_side(self, size: tuple[int, int]) -> None:
+        assert len(focused(photo_with(size)).faces) == 0
+
     @pytest.mark.parametrize(
-        ("base", "size"),
-        [
-            pytest.param((403, 601), (403, 601), id="same"),
-            pytest.param((403, 601), (101, 151), id="quarter"),
-            pytest.param((403, 601), (806, 1202), id="double"),
-            pytest.param((1, 60_000), (1, 15_000), id="row"),
-            pytest.param((1, 60_000), (2, 120_000), id="row doubled"),
-            pytest.param((60_000, 1), (120_000, 2), id="column doubled"),
-            pytest.param((3, 3), (1, 1), id="to one pixel"),
-        ],
+        "box",
+        [(0, 0, 24, 24), (1576, 0, 1600, 24), (0, 1176, 24, 1200), (1576, 1176, 1600, 1200), (800, 1180, 830, 1200)],
+        ids=str,
     )
-    def test_size_is_exact(self, base: tuple[int, int], size: tuple[int, int]) -> None:
-        level = Level(index=0, scale=1, size=size, photo_size=base, covered=(0, 0, base[1], base[0]), face_range=(0, 1))
-        assert level_pixels(photo_with(base), level).shape == (*size, 3)
+    def test_small_face_at_the_border(self, box: tuple[int, int, int, int]) -> None:
+        assert focused(photo_with((1200, 1600), box)).faces.boxes.round().tolist() == [list(box)]
 
-    def test_shrinking_averages_every_pixel(self) -> None:
-        pixels = np.zeros((8, 8, 3), np.uint8)
-        pixels[::4, ::4] = 160  # one pixel of sixteen: nearest neighbour would see only them, or none
-        level = Level(index=0, scale=1 / 4, size=(2, 2), photo_size=(8, 8), covered=(0, 0, 8, 8), face_range=(0, 1))
-        assert (level_pixels(pixels, level) == 10).all()
+    def test_level_nearly_full_of_chips_is_looked_at_whole(self) -> None:
+        boxes = [(x, y, x + 24, y + 24) for x in range(40, 1500, 130) for y in range(40, 1100, 130)]
+        result = focused(photo_with((1200, 1600), *boxes))
+        assert len(result.faces) == len(boxes)
+        assert result.pixels_processed == result.plan.pixels
+        assert result.chips == 1
 
-    def test_unchanged_pixels_are_not_copied(self) -> None:
-        pixels = photo_with((5, 5))
-        level = Level(index=0, scale=1, size=(5, 5), photo_size=(5, 5), covered=(0, 0, 5, 5), face_range=(0, 1))
-        assert level_pixels(pixels, level) is pixels
+    def test_large_level_is_cut_into_tiles_and_nothing_is_lost_between_them(self) -> None:
+        config = CascadeConfig(mode="exhaustive", network_pixels=900**2)
+        boxes = [(x, y, x + 36, y + 36) for x in range(5, 1560, 47) for y in range(5, 1160, 47)]
+        engine = RedSquareEngine(FOCUS_PRESET)
+        photo = prepare(photo_with((1200, 1600), *boxes), min_face=20, preset=FOCUS_PRESET, config=config)
+        result = cascade.look(photo, engine, config, PostConfig())
+        assert sorted(map(tuple, result.faces.boxes.round().tolist())) == sorted(boxes)
+        assert max(height * width for height, width in engine.sizes) <= 900**2
+        assert len(engine.sizes) > 4
+
+    def test_zoom_of_two_adds_a_level_with_chips_of_its_own(self) -> None:
+        # From 1/4 to 1/2, the face of 24 px is still marked there, to full size.
+        result = focused(self.PHOTO, CascadeConfig(zoom=2))
+        assert [level.scale for level in result.plan.levels] == [1 / 4, 1 / 2, 1]
+        assert result.plan.whole == 1
+        assert sorted(map(tuple, result.faces.boxes.round().tolist())) == sorted(FACES)
+        assert {look.level.index for look in result.trace.looks} == {0, 1, 2}
+
+    def test_each_level_has_its_own_chip_settings(self) -> None:
+        chips = (ChipConfig(min_chip=64), ChipConfig(threshold=0.99999))
+        result = focused(self.PHOTO, CascadeConfig(zoom=2, chips=chips))
+        assert {look.level.index for look in result.trace.looks} == {0, 1}  # logit 9 is a probability of 0.9999
+
+    def test_faces_are_found_from_every_kind_of_file(self) -> None:
+        for data in (encoded(self.PHOTO, "jpeg"), encoded(self.PHOTO, "png"), encoded(self.PHOTO, "jpeg", 6)):
+            assert len(focused(data).faces) == len(FACES)
+
+    def test_decoding_whole_at_once_finds_the_same(self) -> None:
+        data = encoded(self.PHOTO, "jpeg")
+        for share in (0.0, 1.0):
+            boxes = focused(data, CascadeConfig(finer_looks=share)).faces.boxes.round().tolist()
+            assert sorted(map(tuple, boxes)) == sorted(FACES)
+
+    def test_trace_holds_the_focus_map_and_every_look(self) -> None:
+        trace = focused(self.PHOTO).trace
+        assert list(trace.focus_maps) == [0]
+        assert trace.focus_maps[0].shape == (38, 50)
+        assert len(trace.looks) == 3
+
+    def test_focus_without_a_focus_branch_is_refused(self) -> None:
+        with pytest.raises(SettingsError, match=r"cascade\.mode is focus, but .* have no focus branch"):
+            prepare(self.PHOTO, min_face=20, preset=PRESET, config=CascadeConfig(mode="focus"))
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [("mode", "best"), ("border", -1.0), ("whole_above", 1.5), ("finer_looks", -0.1), ("chips", ())],
+    )
+    def test_wrong_settings_name_the_field(self, field: str, value: Any) -> None:
+        with pytest.raises(SettingsError, match=rf"cascade\.{field} is"):
+            CascadeConfig(**{field: value})
 
 
-@pytest.mark.parametrize(
-    ("orientation", "area"),
-    [
-        # 90 x 43 px as stored; in blocks of 8: 96 x 48, so 6 px too many at the stored right and 5 at the bottom.
-        pytest.param(1, (0, 0, 96, 48), id="as stored"),
-        pytest.param(2, (-6, 0, 90, 48), id="mirrored"),
-        pytest.param(3, (-6, -5, 90, 43), id="half turn"),
-        pytest.param(4, (0, -5, 96, 43), id="upside down"),
-        pytest.param(5, (0, 0, 48, 96), id="transposed"),
-        pytest.param(6, (-5, 0, 43, 96), id="quarter turn"),
-        pytest.param(7, (-5, -6, 43, 90), id="transposed the other way"),
-        pytest.param(8, (0, -6, 48, 90), id="quarter turn back"),
-    ],
-)
-def test_last_blocks_of_a_jpeg_lie_where_the_orientation_turns_them(
-    orientation: int, area: tuple[int, int, int, int]
-) -> None:
-    header = read_header(encoded(photo_with((43, 90)), "jpeg", orientation))
-    assert shown_area(header, 8) == area
-    assert shown_area(header, 1) == (0, 0, header.width, header.height)
+class TestManyPhotos:
+    @staticmethod
+    def photos(config: CascadeConfig) -> list[PreparedPhoto]:
+        generator = random.Random(5)
+        ready = []
+        for number in range(7):
+            size = generator.choice([(1200, 1600), (1600, 1200), (600, 800)])
+            places = [(generator.randrange(size[1] - 30), generator.randrange(size[0] - 30)) for _ in range(number)]
+            photo = photo_with(size, *((x, y, x + 26, y + 26) for x, y in places))
+            ready.append(prepare(photo, min_face=20, preset=FOCUS_PRESET, config=config))
+        return ready
+
+    def test_answer_does_not_depend_on_the_neighbours(self) -> None:
+        config = CascadeConfig()
+        one = RedSquareEngine(FOCUS_PRESET)
+        alone = [cascade.look(photo, one, config, PostConfig()) for photo in self.photos(config)]
+        assert sum(len(result.faces) for result in alone) >= 15
+        order = list(range(7))
+        generator = random.Random(1)
+        for batch in (2, 3, 16):
+            generator.shuffle(order)
+            cut = generator.randrange(1, 7)
+            photos = self.photos(config)
+            engine = RedSquareEngine(FOCUS_PRESET, batch)
+            for group in (order[:cut], order[cut:]):
+                for number, result in zip(
+                    group, look_many([photos[n] for n in group], engine, config, PostConfig()), strict=True
+                ):
+                    assert isinstance(result, PhotoResult)
+                    assert result.faces == alone[number].faces
+                    assert result.pixels_processed == alone[number].pixels_processed
+            assert max(engine.calls) > 1
+
+    def test_no_photos_are_no_results(self) -> None:
+        assert look_many([], RedSquareEngine(), CascadeConfig(), PostConfig()) == []
+
+    def test_photo_that_fails_fails_alone(self) -> None:
+        class Picky(RedSquareEngine):
+            def run(self, pixels: np.ndarray) -> Outputs:
+                if (pixels[:, :8, :8, 2] == 255).any():
+                    raise PhotoError("out_of_memory", "too blue")
+                return super().run(pixels)
+
+        blue = photo_with((300, 400), (20, 20, 60, 60))
+        blue[:8, :8] = (0, 0, 255)
+        photos = [photo_with((300, 400), (20, 20, 60, 60)), blue, photo_with((300, 400))]
+        ready = [prepare(photo, min_face=20, preset=FOCUS_PRESET) for photo in photos]
+        results = look_many(ready, Picky(FOCUS_PRESET, 4), CascadeConfig(), PostConfig())
+        assert [isinstance(result, PhotoError) for result in results] == [False, True, False]
+        assert isinstance(results[0], PhotoResult)
+        assert len(results[0].faces) == 1
+
+    def test_photo_that_breaks_off_at_the_finer_look_fails_alone(self) -> None:
+        class Breaking(GivenPixels):
+            def load(self, level: Level) -> None:
+                if level.scale == 1:
+                    raise PhotoError("corrupt", "broken")
+
+        config = CascadeConfig()
+        photo = photo_with((1200, 1600), *FACES)
+        ready = prepare(photo, min_face=20, preset=FOCUS_PRESET, config=config)
+        broken = dataclasses.replace(ready, source=Breaking(photo))
+        results = look_many([broken, ready], RedSquareEngine(FOCUS_PRESET, 2), config, PostConfig())
+        assert isinstance(results[0], PhotoError)
+        assert isinstance(results[1], PhotoResult)
+
+
+def test_raising_the_floor_only_removes_what_is_below_it() -> None:
+    model = RetinaFocus(get_preset("mobile025")).eval()
+    pixels = np.random.default_rng(1).integers(0, 256, (300, 400, 3), np.uint8)
+    engine = TorchEngine(model)
+    answers = []
+    for floor in (0.02, 0.505):
+        photo = prepare(pixels, min_face=20, preset=model.preset)
+        answers.append(cascade.look(photo, engine, CascadeConfig(), PostConfig(score_floor=floor, top_k=None)).faces)
+    assert 0 < len(answers[1]) < len(answers[0])
+    assert answers[0].above(0.505) == answers[1]

@@ -28,8 +28,8 @@ def random_model(name: str = "mobile025") -> RetinaFocus:
     return model
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+def picture(height: int, width: int, seed: int = 0, count: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
 def as_bytes(outputs: Outputs) -> list[bytes]:
@@ -46,7 +46,7 @@ def test_folded_network_says_the_same(name: str) -> None:
     model = random_model(name)
     pixels = picture(70, 90)
     with torch.inference_mode():
-        wanted = model(torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0))
+        wanted = model(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     got = TorchEngine(model).run(pixels)
     for one, other in zip(got, wanted, strict=True):
         assert (one is None) == (other is None)

@@ -103,6 +103,25 @@ def test_the_level_border_is_the_photo_border(height: int, width: int, power: in
     assert level.to_photo(whole) == pytest.approx(np.array([[0, 0, width, height]]), rel=1e-6)
 
 
+@given(SIDES, SIDES, st.floats(0.5, 500), st.sampled_from([2.0, 3.0, 5.0, 16.0]), st.sampled_from([2, 4]))
+def test_smallest_face_is_large_enough_for_the_focus_map_of_every_photo(
+    height: int, width: int, min_face: float, focus_from: float, zoom: int
+) -> None:
+    plan = plan_levels((height, width), min_face=min_face, face_range=(16, 256), focus_from=focus_from, zoom=zoom)
+    assert 1 <= plan.whole <= len(plan.levels)
+    if plan.whole < len(plan.levels):
+        assert min_face * plan.focus_level.scale >= focus_from
+    # The levels themselves do not depend on it, and no level is looked at whole that need not be.
+    assert plan.levels == plan_levels((height, width), min_face=min_face, face_range=(16, 256), zoom=zoom).levels
+    assert all(min_face * level.scale < focus_from for level in plan.levels[: plan.whole - 1])
+
+
+def test_without_a_focus_map_every_level_is_looked_at_whole() -> None:
+    plan = plan_levels((2160, 3840), min_face=20, face_range=(16, 256))
+    assert (plan.whole, plan.focus_level) == (3, plan.finest)
+    assert plan_levels((2160, 3840), min_face=20, face_range=(16, 256), focus_from=5).focus_level.scale == 1 / 4
+
+
 def test_odd_width_uses_the_true_ratio_of_each_axis() -> None:
     level = level_of((4000, 6001), 1 / 2)
     assert level.size == (2000, 3001)
@@ -114,7 +133,7 @@ def test_odd_width_uses_the_true_ratio_of_each_axis() -> None:
 
 def test_level_that_shows_more_than_the_photo_maps_by_what_it_shows() -> None:
     # A 90 x 10 px photo in blocks of 8 px, turned by 180 degrees: 6 px too many on the left, 6 on the top.
-    plan = plan_levels((10, 90), min_face=160, face_range=(16, 256)).covering((-6, -6, 90, 10))
+    plan = plan_levels((10, 90), min_face=160, face_range=(16, 256)).covering({1 / 8: (-6, -6, 90, 10)})
     assert plan.finest.size == (2, 12)
     assert plan.finest.ratio == (8, 8)
     assert plan.finest.to_photo(np.array([[0, 0, 1, 2]], np.float32)).tolist() == [[-6, -6, 2, 10]]

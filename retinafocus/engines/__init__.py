@@ -1,0 +1,30 @@
+"""Run a network on pixels: one class per way of doing it.
+
+An engine is anything with the attributes and the one method of `Engine`. It starts nothing at import, and only what
+is asked of it when it is made.
+"""
+
+from retinafocus.engines.choice import (
+    ENGINES,
+    available_engines,
+    check_engine,
+    make_engine,
+    resolve_device,
+    resolve_engine,
+)
+from retinafocus.engines.protocol import PRECISIONS, Engine, EngineReport
+from retinafocus.engines.torch_engine import TorchEngine, fold_batch_norms
+
+__all__ = [
+    "ENGINES",
+    "PRECISIONS",
+    "Engine",
+    "EngineReport",
+    "TorchEngine",
+    "available_engines",
+    "check_engine",
+    "fold_batch_norms",
+    "make_engine",
+    "resolve_device",
+    "resolve_engine",
+]

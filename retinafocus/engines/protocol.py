@@ -1,0 +1,103 @@
+"""What every engine is, whatever library it runs on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from retinafocus.errors import PhotoError, SettingsError
+from retinafocus.models import Outputs, Preset
+
+# Type of weights and activations per setting. Half the bytes is only a gain where the hardware computes in it.
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Engine(Protocol):
+    """What the cascade asks of an engine."""
+
+    name: str
+    """As in run records: "torch"."""
+
+    device: str
+    """Such as "cpu", "cuda" or "cuda:1"."""
+
+    precision: str
+    """One of `PRECISIONS`."""
+
+    preset: Preset
+    """Of the network: anchors, variances, the sizes it finds."""
+
+    batch: int
+    """Pictures for each call that it gains from; 1 on CPUs."""
+
+    def run(self, pixels: NDArray[np.uint8]) -> Outputs:
+        """Look at pictures of one size. What is said of a picture does not depend on the others.
+
+        Args:
+            pixels: (N, H, W, 3) uint8 RGB, C-contiguous; N, H and W at least 1, N at most `batch`.
+
+        Returns:
+            float32 outputs for the batch, on any device.
+
+        Raises:
+            PhotoError: out_of_memory or model_error.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineReport:
+    """Whether an engine can be used here, and why not."""
+
+    name: str
+    device: str
+    usable: bool
+    detail: str
+
+
+def check_precision(precision: str, device: str) -> None:
+    """Raise SettingsError unless a network may compute in that precision on that device."""
+    if precision not in PRECISIONS:
+        raise SettingsError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    if device == "cpu" and precision != "float32":
+        raise SettingsError(f"precision is {precision!r} on the CPU; choose float32, or device=cuda")
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise SettingsError unless that many threads can be set."""
+    if threads is not None and threads < 1:
+        raise SettingsError(f"threads is {threads}; choose at least 1, or None for the library's choice")
+
+
+@contextlib.contextmanager
+def photo_errors() -> Iterator[None]:
+    """Turn what the network raises about one picture into the error of that photo."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # The CPU allocator has no class of its own; its message is the only sign.
+        memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+        if memory:
+            reason = "the network needs more memory for it than there is; use a larger min_face or a smaller max_pixels"
+            raise PhotoError("out_of_memory", reason) from error
+        # Not the message itself: it can hold addresses, and two runs must record the same text.
+        raise PhotoError("model_error", f"the network failed with a {type(error).__name__}") from error
+
+
+def joined(parts: list[Outputs]) -> Outputs:
+    """The outputs of several batches of pictures of one size as those of one batch; at least one."""
+    if len(parts) == 1:
+        return parts[0]
+    focus = [part.focus_logits for part in parts if part.focus_logits is not None]
+    return Outputs(
+        torch.cat([part.class_logits for part in parts]),
+        torch.cat([part.box_deltas for part in parts]),
+        torch.cat([part.landmark_deltas for part in parts]),
+        torch.cat(focus) if focus else None,
+    )

@@ -1,0 +1,192 @@
+"""From a focus map to the rectangles that are looked at again, and tiles for what is too large to look at at once.
+
+Source: AutoFocus, arXiv 1812.01600, algorithm 1; its released code for the details (>=, one square dilation, growing
+about the centre). Differences: components are 8-connected regions, not contours, and a rectangle grows to one of a few
+sides, so that the shapes the network sees are few.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from retinafocus.errors import SettingsError
+
+# Sides of chips, as multiples of the smallest: 1, 1.5, 2, 3, 4, 6, 8, ... Coarser steps would waste more of a chip on
+# what nobody asked for, finer ones would leave an engine that prepares itself for each shape too many of them.
+STEPS = (1.0, 1.5)
+
+# Sides of tiles are multiples of the coarsest anchors' stride.
+TILE_STRIDE = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChipConfig:
+    """How the focus map of one level becomes chips of the next finer one."""
+
+    threshold: float | None = None
+    """Cells from this probability on are focus pixels. None: what the preset says, measured for its weights."""
+
+    dilation: int = 3
+    """Side of the square, in cells, by which focus pixels are widened: room around the faces, so that none touches the
+    border of its chip. Odd; 1 widens nothing."""
+
+    min_chip: float = 64.0
+    """Smallest side of a chip, in pixels of the coarser level. Smaller chips cost less each, but cut context away."""
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 < self.threshold <= 1:
+            raise SettingsError(f"cascade.chips.threshold is {self.threshold}; choose a probability above 0, up to 1")
+        if self.dilation < 1 or self.dilation % 2 == 0:
+            raise SettingsError(f"cascade.chips.dilation is {self.dilation}; choose an odd number of cells from 1 on")
+        if not 0 < self.min_chip < math.inf:
+            raise SettingsError(f"cascade.chips.min_chip is {self.min_chip}; choose a side above 0 px")
+
+
+def focus_pixels(probabilities: NDArray[np.float32], threshold: float, dilation: int) -> NDArray[np.bool_]:
+    """The cells to look at again, widened.
+
+    Args:
+        probabilities: (H, W) float32 focus map, 0..1.
+        threshold: cells from it on count.
+        dilation: side in cells of the square they are widened by, odd.
+
+    Returns:
+        (H, W) bool.
+    """
+    mask = (probabilities >= threshold).astype(np.uint8)
+    return cv2.dilate(mask, np.ones((dilation, dilation), np.uint8)).astype(bool)
+
+
+def chips_around(mask: NDArray[np.bool_], min_side: int) -> NDArray[np.int32]:
+    """Rectangles that cover every focus pixel and do not overlap.
+
+    Each connected region gets its enclosing rectangle, grown about its centre to the next of the sides `sides_from`
+    names and shifted back inside the map. Rectangles that overlap or touch become one, until nothing changes. The
+    result does not depend on any order.
+
+    Args:
+        mask: (H, W) bool focus pixels.
+        min_side: smallest side in cells; a map that is smaller gives a chip as large as the map.
+
+    Returns:
+        (N, 4) int32 xyxy in cells, right and bottom exclusive, ordered by top, then left; N is 0 for an empty map.
+    """
+    boxes = _regions(mask)
+    while len(boxes):
+        grown = _grown(boxes, mask.shape, min_side)
+        boxes = _regions(_filled(grown, mask.shape))
+        if len(boxes) == len(grown):  # every rectangle stands alone; otherwise there are fewer now, so this ends
+            break
+    return boxes[np.lexsort((boxes[:, 0], boxes[:, 1]))]
+
+
+def sides_from(smallest: int, largest: int) -> NDArray[np.int32]:
+    """The sides a chip may have, ascending: the smallest times 1, 1.5, 2, 3, 4, 6, ... below `largest`, then `largest`.
+
+    Args:
+        smallest, largest: in cells, at least 1.
+    """
+    powers = range(math.ceil(math.log2(max(largest / smallest, 1))) + 1)
+    steps = {math.ceil(smallest * step * 2**power) for power, step in itertools.product(powers, STEPS)}
+    return np.array(sorted({side for side in steps if side < largest} | {largest}), np.int32)
+
+
+def tiles_of(box: tuple[int, int, int, int], max_pixels: int, overlap: int) -> NDArray[np.int32]:
+    """Cut a rectangle into overlapping tiles of one size, if it is too large to look at at once.
+
+    Args:
+        box: xyxy in level pixels, right and bottom exclusive.
+        max_pixels: most pixels of a tile.
+        overlap: neighbours share at least so many pixels: whatever is smaller lies whole in one of them.
+
+    Returns:
+        (N, 4) int32 xyxy in level pixels; the rectangle itself if it is small enough. Together they cover it.
+
+    Raises:
+        SettingsError: as `tile_side`.
+    """
+    left, top, right, bottom = box
+    height, width = bottom - top, right - left
+    if height * width <= max_pixels:
+        return np.array([box], np.int32)
+    tile_height, tile_width = _tile_size(height, width, max_pixels, overlap)
+    rows = top + _starts(height, tile_height, overlap)
+    columns = left + _starts(width, tile_width, overlap)
+    return np.array([(x, y, x + tile_width, y + tile_height) for y in rows for x in columns], np.int32)
+
+
+def _regions(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """(N, 4) xyxy: the enclosing rectangle of each 8-connected region."""
+    stats = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)[2][1:]
+    boxes = stats[:, :4].astype(np.int32)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
+
+
+def _grown(boxes: NDArray[np.int32], shape: tuple[int, ...], min_side: int) -> NDArray[np.int32]:
+    """Each rectangle grown about its centre to the next allowed sides, inside the map."""
+    grown = np.empty_like(boxes)
+    for axis, limit in ((0, shape[1]), (1, shape[0])):
+        start, end = boxes[:, axis], boxes[:, axis + 2]
+        sides = sides_from(min_side, limit)
+        side = sides[np.searchsorted(sides, end - start)]
+        grown[:, axis] = np.clip(start - (side - (end - start)) // 2, 0, limit - side)
+        grown[:, axis + 2] = grown[:, axis] + side
+    return grown
+
+
+def _filled(boxes: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """(H, W) bool: the union of the rectangles, by summing their corners over the map."""
+    corners = np.zeros((shape[0] + 1, shape[1] + 1), np.int32)
+    left, top, right, bottom = boxes.T
+    for rows, columns, sign in ((top, left, 1), (top, right, -1), (bottom, left, -1), (bottom, right, 1)):
+        np.add.at(corners, (rows, columns), sign)
+    filled: NDArray[np.bool_] = corners.cumsum(0).cumsum(1)[:-1, :-1] > 0
+    return filled
+
+
+def tile_side(max_pixels: int, overlap: int) -> int:
+    """The side of the largest square tile.
+
+    Raises:
+        SettingsError: it would be too small for tiles to overlap that much.
+    """
+    side = math.isqrt(max_pixels) // TILE_STRIDE * TILE_STRIDE
+    if side < 2 * overlap:
+        raise SettingsError(
+            f"cascade.network_pixels is {max_pixels}: tiles of {side} px could not overlap by {overlap} px, as the "
+            f"largest faces in them need; choose at least {(2 * overlap + TILE_STRIDE) ** 2}"
+        )
+    return side
+
+
+def _tile_size(height: int, width: int, max_pixels: int, overlap: int) -> tuple[int, int]:
+    """(height, width) of equal tiles: of a strip as high as it is, else as nearly square as they may be."""
+    most = tile_side(max_pixels, overlap)
+    if height <= most:
+        return height, _equal_side(width, max_pixels // height, overlap)
+    if width <= most:
+        return _equal_side(height, max_pixels // width, overlap), width
+    return _equal_side(height, most, overlap), _equal_side(width, most, overlap)
+
+
+def _equal_side(length: int, most: int, overlap: int) -> int:
+    """The side of the fewest tiles of at most that side along one axis, all equal: a multiple of the stride."""
+    most = most // TILE_STRIDE * TILE_STRIDE
+    if length <= most:
+        return length
+    count = math.ceil((length - overlap) / (most - overlap))
+    equal = math.ceil((length + (count - 1) * overlap) / count)
+    return min(most, math.ceil(equal / TILE_STRIDE) * TILE_STRIDE)
+
+
+def _starts(length: int, side: int, overlap: int) -> NDArray[np.int64]:
+    """Where tiles of that side start along one axis: spread evenly, the last one at the far end."""
+    count = max(1, math.ceil((length - overlap) / (side - overlap))) if length > side else 1
+    return np.linspace(0, length - side, count).astype(np.int64)
