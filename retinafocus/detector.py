@@ -47,7 +47,8 @@ class DetectorConfig:
     """Where to look more closely."""
 
     max_pixels: int = MAX_PIXELS
-    """A photo with more pixels is refused as too_large."""
+    """Most pixels decoded at once. A larger photo is read in strips, where its format allows that in 16 bytes for each
+    of these, and else refused as too_large."""
 
     device: str = "auto"
     """auto (cuda if usable, else cpu), cpu, cuda or cuda:N."""

@@ -18,7 +18,7 @@ STATUSES = {
     "truncated": "the file ends before the picture does",
     "corrupt": "the decoder reported damaged data",
     "unsupported_format": "not a picture, or of a kind the decoders here cannot read",
-    "too_large": "more pixels than the settings admit",
+    "too_large": "needs more memory than the settings admit, also when it is read in strips",
     "not_found": "no file of that name",
     "permission": "the file may not be read",
     "read_error": "the storage failed while the file was read",

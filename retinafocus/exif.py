@@ -35,6 +35,7 @@ TILE_WIDTH = 322
 TILE_LENGTH = 323
 TILE_OFFSETS = 324
 TILE_BYTE_COUNTS = 325
+EXTRA_SAMPLES = 338
 SAMPLE_FORMAT = 339
 EXIF_DIRECTORY = 34665
 DATE_TIME_ORIGINAL = 36867
@@ -53,6 +54,7 @@ _READ = _SINGLE | {
     DATE_TIME,
     TILE_OFFSETS,
     TILE_BYTE_COUNTS,
+    EXTRA_SAMPLES,
     SAMPLE_FORMAT,
     EXIF_DIRECTORY,
     DATE_TIME_ORIGINAL,
@@ -95,6 +97,17 @@ class Directory:
     def number(self, tag: int, default: int) -> int:
         """The first value of a whole-number tag, or `default` where it is absent."""
         return self.numbers.get(tag, (default,))[0]
+
+    @property
+    def extents(self) -> tuple[tuple[int, int], ...]:
+        """(offset, bytes) of every strip and tile of a TIFF's picture."""
+        kinds = ((STRIP_OFFSETS, STRIP_BYTE_COUNTS), (TILE_OFFSETS, TILE_BYTE_COUNTS))
+        numbers = self.numbers
+        return tuple(
+            extent
+            for offsets, counts in kinds
+            for extent in zip(numbers.get(offsets, ()), numbers.get(counts, ()), strict=False)
+        )
 
 
 def read_directory(data: bytes, order: str, offset: int, *, big: bool = False) -> Directory:

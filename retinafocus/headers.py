@@ -99,6 +99,8 @@ class _Picture:
     progressive: bool = False
     scan_at: int = 0
     """Where a JPEG's first scan begins; what lies before it, such as a thumbnail, has markers of its own."""
+    frame_at: int = 0
+    """Where the content of a JPEG's frame header begins."""
 
 
 def read_header(data: bytes) -> PhotoHeader:
@@ -193,6 +195,7 @@ def _read_jpeg(data: bytes) -> _Picture:
     Source: ITU-T T.81, annex B.
     """
     frame: tuple[int, bytes] | None = None
+    frame_at = 0
     exif_block: bytes | None = None
     at = 2
     while True:
@@ -208,23 +211,37 @@ def _read_jpeg(data: bytes) -> _Picture:
         if at > len(data):
             raise IndexError("segment beyond the end")
         if marker in _FRAMES and frame is None:
-            frame = marker, segment
+            frame, frame_at = (marker, segment), found.end() + 2
         elif marker == _APP1 and exif_block is None and segment.startswith(b"Exif\0"):
             exif_block = segment[6:]  # the sixth byte is padding, which some writers do not set to zero
         elif marker == _SCAN:
             if frame is None:
                 raise PhotoError("corrupt", "the JPEG data has no frame before its first scan; copy the file again")
-            return _jpeg_picture(*frame, scan=segment, scan_at=at, exif_block=exif_block)
+            size, several_scans = _jpeg_size(*frame, scan=segment)
+            return _Picture(*size, exif_block, several_scans, scan_at=at, frame_at=frame_at)
 
 
-def _jpeg_picture(marker: int, frame: bytes, *, scan: bytes, scan_at: int, exif_block: bytes | None) -> _Picture:
+def _jpeg_size(marker: int, frame: bytes, *, scan: bytes) -> tuple[tuple[int, int], bool]:
+    """(height, width) of a JPEG of a kind that can be decoded, and whether it has several scans."""
     precision, height, width, components = struct.unpack_from(">BHHB", frame)
     if marker not in _DECODABLE_FRAMES or precision != 8:
         raise _unsupported("a lossless or 12-bit JPEG is not read here; convert it to an 8-bit JPEG")
     if components not in (1, 3, 4):
         raise _unsupported(f"a JPEG of {components} components is not read here; convert it to RGB")
-    several_scans = marker in _PROGRESSIVE_FRAMES or scan[0] < components
-    return _Picture(height, width, exif_block, several_scans, scan_at)
+    return (height, width), marker in _PROGRESSIVE_FRAMES or scan[0] < components
+
+
+def jpeg_frame(data: bytes) -> tuple[int, list[tuple[int, int]]]:
+    """The frame of a JPEG whose header could be read.
+
+    Returns:
+        Where the two bytes of its height, then the two of its width are; each component's (across, down) sampling.
+
+    Source: ITU-T T.81, section B.2.2.
+    """
+    at = _read_jpeg(data).frame_at
+    samplings = data[at + 7 : at + 6 + 3 * data[at + 5] : 3]
+    return at + 1, [(sampling >> 4, sampling & 15) for sampling in samplings]
 
 
 def has_jpeg_end(data: bytes) -> bool:

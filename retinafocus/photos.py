@@ -155,11 +155,11 @@ def decode(
         raise PhotoError("too_large", f"{size} are more than the limit of {max_pixels} px; raise max_pixels")
     try:
         pixels = _decode_jpeg(data, header, reduction) if header.format == "jpeg" else _decode_other(data, header)
-        return _turn(_shrink(pixels, header, reduction), header.orientation)
+        return turn(_shrink(pixels, header, reduction), header.orientation)
     except (PhotoError, SettingsError):
         raise
     except Exception as error:  # decoders fed hostile bytes raise whatever they like; the job must go on
-        raise _decoder_error(error, header.format) from error
+        raise decoder_error(error, header.format) from error
 
 
 def _decode_jpeg(data: bytes, header: PhotoHeader, reduction: int) -> Pixels:
@@ -170,10 +170,12 @@ def _decode_jpeg(data: bytes, header: PhotoHeader, reduction: int) -> Pixels:
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width, strict=True)
     except ValueError as error:
         if not has_jpeg_end(data):  # the decoder may have met the end of the file as damage of another kind
-            raise _truncated("jpeg") from error
+            raise truncated("jpeg") from error
         if "subsampling" not in str(error):
             raise
-        return _to_rgb(_StoredJpeg(BytesIO(data)), header)
+        image = _StoredJpeg(BytesIO(data))
+        image.draft(None, (max(1, image.width // reduction), max(1, image.height // reduction)))
+        return to_rgb(image, header)
     return pixels
 
 
@@ -182,53 +184,75 @@ def _decode_other(data: bytes, header: PhotoHeader) -> Pixels:
     if header.format == "heif":
         import pillow_heif
 
-        return _to_rgb(pillow_heif.open_heif(data).to_pillow(), header)
+        return to_rgb(pillow_heif.open_heif(data).to_pillow(), header)
     if header.format == "png":
         data = _whole_png(data)
     elif header.format == "webp" and int.from_bytes(data[4:8], "little") + 8 > len(data):
-        raise _truncated(header.format)
+        raise truncated(header.format)
     elif header.format == "tiff":
         return _decode_tiff(data, header)
-    return _to_rgb(_PILLOW_CLASSES[header.format](BytesIO(data)), header)
+    return to_rgb(_PILLOW_CLASSES[header.format](BytesIO(data)), header)
+
+
+def check_extents(data: bytes, header: PhotoHeader) -> None:
+    """Look for what is missing or wrong without decoding: the JPEG end mark, PNG checksums, TIFF strips and tiles.
+
+    `decode` does so by itself; this is for other ways to the pixels.
+
+    Raises:
+        PhotoError: `truncated` or `corrupt`.
+    """
+    if header.format == "jpeg" and not has_jpeg_end(data):
+        raise truncated("jpeg")
+    if header.format == "png":
+        _check_png(data)
+    if header.format == "tiff":
+        _check_tiff(data, exif.read_first_directory(data))
+
+
+def _check_png(data: bytes) -> list[tuple[bytes, int, int]]:
+    """Check every chunk's checksum; return the chunks as `png_chunks` does."""
+    chunks = png_chunks(data)
+    if not chunks or chunks[-1][0] != b"IEND":
+        raise truncated("png")
+    view = memoryview(data)
+    for _, start, length in chunks:
+        checksum = int.from_bytes(data[start + length : start + length + 4], "big")
+        if zlib.crc32(view[start - 4 : start + length]) != checksum:
+            raise PhotoError("corrupt", "a PNG checksum is wrong; copy the file again")
+    return chunks
 
 
 def _whole_png(data: bytes) -> bytes:
-    """Check every chunk's checksum; return the PNG with only what makes pixels.
+    """Check a PNG; return it with only what makes pixels.
 
     Pillow refuses whole pictures over their metadata (a colour profile above 1 MB) and warns about animations, of
     which the first picture is wanted here.
     """
-    chunks = png_chunks(data)
-    if not chunks or chunks[-1][0] != b"IEND":
-        raise _truncated("png")
-    kept = [PNG_SIGNATURE]
-    view = memoryview(data)
-    for kind, start, length in chunks:
-        checksum = int.from_bytes(data[start + length : start + length + 4], "big")
-        if zlib.crc32(view[start - 4 : start + length]) != checksum:
-            raise PhotoError("corrupt", "a PNG checksum is wrong; copy the file again")
-        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
-            kept.append(data[start - 8 : start + length + 4])
-    return b"".join(kept)
+    kept = [
+        data[start - 8 : start + length + 4]
+        for kind, start, length in _check_png(data)
+        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+    ]
+    return PNG_SIGNATURE + b"".join(kept)
+
+
+def _check_tiff(data: bytes, directory: exif.Directory) -> None:
+    # The decoders measure uncompressed strips; some writers overstate the last one's count.
+    if directory.number(exif.COMPRESSION, 1) != 1 and any(at + size > len(data) for at, size in directory.extents):
+        raise truncated("tiff")
 
 
 def _decode_tiff(data: bytes, header: PhotoHeader) -> Pixels:
-    numbers = exif.read_first_directory(data).numbers
-    compression = numbers.get(exif.COMPRESSION, (1,))[0]
-    for offsets, counts in (
-        (exif.STRIP_OFFSETS, exif.STRIP_BYTE_COUNTS),
-        (exif.TILE_OFFSETS, exif.TILE_BYTE_COUNTS),
-    ):
-        extents = zip(numbers.get(offsets, ()), numbers.get(counts, ()), strict=False)
-        # Uncompressed strips are measured by Pillow; some writers overstate the last one's count.
-        if compression != 1 and any(start + length > len(data) for start, length in extents):
-            raise _truncated("tiff")
+    directory = exif.read_first_directory(data)
+    _check_tiff(data, directory)
+    numbers, compression = directory.numbers, directory.number(exif.COMPRESSION, 1)
     try:
         image = _StoredTiff(BytesIO(data))
     except (SyntaxError, KeyError) as error:
         reason = f"a kind of TIFF the decoder cannot read (compression {compression}); convert it to JPEG"
         raise PhotoError("unsupported_format", reason) from error
-    pixels = _to_rgb(image, header, bits=numbers.get(exif.BITS_PER_SAMPLE, (1,))[0])
+    pixels = to_rgb(image, header, bits=numbers.get(exif.BITS_PER_SAMPLE, (1,))[0])
     if image.mode.startswith("I;16") and numbers.get(exif.PHOTOMETRIC, (1,))[0] == 0:
         return 255 - pixels  # Pillow turns white-is-zero over for 8 bits and fewer only
     return pixels
@@ -259,7 +283,7 @@ _PILLOW_CLASSES: dict[str, Callable[[BytesIO], ImageFile.ImageFile]] = {
 }
 
 
-def _to_rgb(image: Image.Image, header: PhotoHeader, *, bits: int = 16) -> Pixels:
+def to_rgb(image: Image.Image, header: PhotoHeader, *, bits: int = 16) -> Pixels:
     """The pixels of a Pillow image as (height, width, 3) uint8; loads it.
 
     Args:
@@ -300,7 +324,7 @@ def _shrink(pixels: Pixels, header: PhotoHeader, reduction: int) -> Pixels:
     return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _turn(pixels: Pixels, orientation: int) -> Pixels:
+def turn(pixels: Pixels, orientation: int) -> Pixels:
     """Stored pixels to upright ones. Source: Exif 2.32, tag 274, where row 0 and column 0 of the stored picture lie."""
     if orientation >= 5:
         pixels = np.asarray(cv2.transpose(pixels), np.uint8)
@@ -310,11 +334,12 @@ def _turn(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(pixels)
 
 
-def _truncated(name: str) -> PhotoError:
+def truncated(name: str) -> PhotoError:
+    """The row for a photo of that format whose file ends too early."""
     return PhotoError("truncated", TRUNCATED.format(name=name.upper()))
 
 
-def _decoder_error(error: Exception, name: str) -> PhotoError:
+def decoder_error(error: Exception, name: str) -> PhotoError:
     """The row for whatever a decoder raised."""
     text = str(error)
     lower = text.lower()
@@ -323,7 +348,7 @@ def _decoder_error(error: Exception, name: str) -> PhotoError:
     if isinstance(error, Image.DecompressionBombError):
         return PhotoError("too_large", "more pixels than Pillow admits for WebP; raise PIL.Image.MAX_IMAGE_PIXELS")
     if any(part in lower for part in _TRUNCATION_TEXTS):
-        return _truncated(name)
+        return truncated(name)
     # Addresses and binary text would make two runs, or two terminals, disagree.
     plain = text.isascii() and text.isprintable() and len(text) < 160 and " at 0x" not in text
     said = f"the {name.upper()} decoder reports: {text.rstrip('. ') if plain and text else type(error).__name__}"

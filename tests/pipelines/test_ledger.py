@@ -28,7 +28,8 @@ def _tables(shard: int, photos: int) -> dict[str, pa.Table]:
 
 def _commit(store: LocalStore, shard: int, attempt: str, photos: int = 2, counted: int = 2) -> dict[str, Any]:
     statistics = {
-        "photos": photos, "faces": 0, "photos_with_faces": 0, "pixels_processed": 5 * photos, **dict.fromkeys(CASCADE_COUNTS, photos),
+        "photos": photos, "faces": 0, "photos_with_faces": 0,
+        "pixels_processed": 5 * photos, **dict.fromkeys(CASCADE_COUNTS, photos),
         "statuses": {"ok": counted - 1, "corrupt": 1}, "seconds": {"read": 0.5}, "worker": "w",
     }  # fmt: skip
     return commit_shard(store, shard, attempt, _tables(shard, photos), statistics)

@@ -7,7 +7,9 @@ import io
 from pipelines.report import Progress, summary
 
 TOTALS = {
-    "photos": 10, "faces": 1234, "photos_with_faces": 6, "pixels_processed": 5, "statuses": {"corrupt": 2, "ok": 8},
+    "photos": 10, "faces": 1234, "photos_with_faces": 6, "pixels_processed": 8_000_000, "pixels_planned": 80_000_000,
+    "photos_looked_closer": 2, "chips": 30, "chip_pixels": 1000, "chip_pixels_asked": 400,
+    "statuses": {"corrupt": 2, "ok": 8},
     "seconds": {"decode": 1.0, "network": 3.0}, "wall_seconds": 4.0, "photos_this_time": 8,
 }  # fmt: skip
 
@@ -39,6 +41,10 @@ def test_summary_says_what_was_found_what_failed_and_where_the_time_went() -> No
     assert lines[0] == "photos   10: 8 looked at, 2 failed (2 corrupt)"
     assert lines[1] == "faces    1,234 in 6 photos"
     assert lines[2] == "time     4.0 s, 2.0 photos/s; workers spent 75 % network, 25 % decode"
+    assert lines[3].startswith(
+        "network  1.00 Mpx a photo, 10 % of looking at everything; 25 % of photos looked at closer"
+    )
+    assert lines[3].endswith(", 30 chips (40 % filled)")
     assert lines[-1].startswith("failures SELECT uri, status, error FROM 'OUT/images/*.parquet'")
 
 

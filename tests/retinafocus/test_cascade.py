@@ -26,6 +26,7 @@ from retinafocus.models import FocusConfig, Outputs, Preset, RetinaFocus, get_pr
 from retinafocus.photos import read_header
 from retinafocus.postprocessing import PostConfig
 from retinafocus.sources import GivenPixels
+from retinafocus.streams import StreamedPhoto
 
 BAND = (12.0, 400.0)
 PRESET = dataclasses.replace(get_preset("mobilenet025-1mb"), face_range=BAND)
@@ -242,7 +243,7 @@ class TestPrepare:
         result = look(prepared(bgr[:, :, ::-1]), RedSquareEngine(), PostConfig())
         assert result.faces.boxes == pytest.approx(np.array([[10, 10, 40, 40]]), abs=1e-3)
 
-    def test_photo_above_the_limit_is_refused(self) -> None:
+    def test_photo_that_takes_too_much_memory_even_in_strips_is_refused(self) -> None:
         data = encoded(photo_with((100, 100)), "png")
         with pytest.raises(PhotoError, match="raise max_pixels") as caught:
             prepared(data, min_face=1000, max_pixels=9_999)
@@ -347,6 +348,24 @@ class TestFocus:
             boxes = focused(data, CascadeConfig(finer_looks=share)).faces.boxes.round().tolist()
             assert sorted(map(tuple, boxes)) == sorted(FACES)
 
+    @pytest.mark.parametrize(("kind", "orientation"), [("jpeg", 1), ("jpeg", 8), ("png", 1), ("tiff", 1)])
+    def test_photo_too_large_to_decode_at_once_is_read_in_strips_and_gives_the_same(
+        self, kind: str, orientation: int
+    ) -> None:
+        size, places = (1600, 2400), [(100, 80), (1500, 900), (2300, 1500), (40, 1500)]
+        data = encoded(photo_with(size, *((x, y, x + 30, y + 30) for x, y in places)), kind, orientation)
+        config = CascadeConfig(network_pixels=900**2)
+        for mode in ("focus", "exhaustive"):
+            config = dataclasses.replace(config, mode=mode)
+            results = []
+            for max_pixels in (2**22, 3_800_000):
+                ready = prepare(data, min_face=20, preset=FOCUS_PRESET, config=config, max_pixels=max_pixels)
+                results.append(cascade.look(ready, RedSquareEngine(FOCUS_PRESET), config, PostConfig()))
+            assert isinstance(ready.source, StreamedPhoto)
+            whole, in_strips = (sorted(map(tuple, result.faces.boxes.round().tolist())) for result in results)
+            assert len(whole) == len(places)
+            assert whole == in_strips
+
     def test_trace_holds_the_focus_map_and_every_look(self) -> None:
         trace = focused(self.PHOTO).trace
         assert list(trace.focus_maps) == [0]
@@ -434,6 +453,7 @@ class TestManyPhotos:
 
 
 def test_raising_the_floor_only_removes_what_is_below_it() -> None:
+    torch.manual_seed(0)
     model = RetinaFocus(get_preset("mobile025")).eval()
     pixels = np.random.default_rng(1).integers(0, 256, (300, 400, 3), np.uint8)
     engine = TorchEngine(model)
