@@ -1,4 +1,4 @@
-"""`retinafocus data import|check`."""
+"""`retinafocus data import|check|focus-study`."""
 
 from __future__ import annotations
 
@@ -32,6 +32,23 @@ def add(verbs: Verbs) -> None:
     check.add_argument("--plots", metavar="DIR", help="write sizes.png, ratios.png and density.png there")
     check.add_argument("--table", metavar="FILE", help="also write every finding as Parquet")
     check.set_defaults(verb=_data_check)
+    _add_focus_study(actions)
+
+
+def _add_focus_study(actions: Verbs) -> None:
+    study = add_verb(actions, "focus-study", "what a detector finds at each face size, and the focus sizes that follow")
+    study.add_argument("folder", metavar="FOLDER", help="labelled photos: images.parquet, labels.parquet, images/")
+    study.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for tables, plots and the answer")
+    study.add_argument("--weights", metavar="FILE", help="weights file (default: the ones that ship)")
+    study.add_argument("--sources", nargs="+", metavar="NAME", help="only photos of these sources (default: all)")
+    study.add_argument("--limit", type=int, metavar="N", help="at most N photos, drawn at random (default: all)")
+    study.add_argument("--seed", type=int, default=0, metavar="N", help="of that draw (default: 0)")
+    study.add_argument(
+        "--factors", nargs="+", type=float, metavar="F",
+        help="factors of a photo's size to look at it (default: 0.25 0.33 0.5 0.75 1 1.5 2)",
+    )  # fmt: skip
+    study.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the network runs")
+    study.set_defaults(verb=_data_focus_study)
 
 
 def _data_import(options: argparse.Namespace) -> int:
@@ -58,3 +75,22 @@ def _data_check(options: argparse.Namespace) -> int:
     report = check_folder(options.folder, options.against, options.plots, options.table)
     print(report.text)
     return EXIT_ERROR if report.has_problems else EXIT_OK
+
+
+def _data_focus_study(options: argparse.Namespace) -> int:
+    from pipelines.focus_study import StudyJob, run_study
+    from pipelines.report import Progress
+    from retinafocus.evaluation.focus_study import FACTORS
+
+    job = StudyJob(
+        folder=options.folder,
+        output=options.output,
+        weights=options.weights,
+        sources=options.sources,
+        limit=options.limit,
+        seed=options.seed,
+        factors=options.factors or FACTORS,
+        device=options.device,
+    )
+    print(run_study(job, Progress()))
+    return EXIT_OK
