@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
 
-from pipelines.commands import data, demo, detect, doctor, draw, evaluate, train, weights
+from pipelines.commands import data, demo, detect, doctor, draw, evaluate, explain, export, plan, train, weights
 from pipelines.commands.command import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, fail
 
 # In the order of `--help`.
-VERBS = (detect, draw, evaluate, train, demo, data, weights, doctor)
+VERBS = (detect, plan, draw, explain, evaluate, train, demo, data, weights, export, doctor)
 
 DESCRIPTION = """\
 Find every face in archives of large photographs, and leave tables that can be queried.

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.workers import Workers
+from retinafocus.cascade import STEPS
 from retinafocus.detector import Detector, DetectorConfig
-from retinafocus.errors import SettingsError
-from retinafocus.photos import read_bytes, read_header
+from retinafocus.errors import PhotoError, SettingsError
+from retinafocus.footprint import decoded_bytes, streamed_bytes
+from retinafocus.photos import PhotoHeader, read_bytes, read_header
 
 SAMPLED_HEADERS = 16
 
 # What a photo costs depends on what is on it, so several are looked at, but nobody waits long for a forecast.
 LOOKED_AT = 6
 SECONDS_OF_LOOKING = 8.0
+
+# Most headers lie in the first bytes of a file.
+HEADER_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +48,63 @@ class Forecast:
     """Photos that were looked at."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SampledPhoto:
+    """What a photo's first bytes tell."""
+
+    header: PhotoHeader
+    decoded_bytes: int
+    streamed_bytes: int
+    """Peak memory of decoding it whole, and in strips; see `footprint`."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the upright photo."""
+        return self.header.height, self.header.width
+
+    @property
+    def pixels(self) -> int:
+        """Height times width."""
+        return self.header.height * self.header.width
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Photos spread evenly over an archive, by their headers."""
+
+    photos: dict[str, SampledPhoto] = field(default_factory=dict)
+    """By uri."""
+    failed: Counter[str] = field(default_factory=Counter)
+    """Photos whose header could not be read, by status."""
+
+
+@dataclass(kw_only=True)
+class Calibration:
+    """What looking at a few photos took, summed over them."""
+
+    looked_at: int = 0
+    photo_pixels: int = 0
+    planned_pixels: int = 0
+    """Through the network, had every level been looked at whole."""
+    shown_pixels: int = 0
+    """Through the network."""
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STEPS, 0.0))
+    """By step, of one worker."""
+
+    def expected_pixels(self, planned: float) -> float:
+        """Through the network for a photo whose levels have so many pixels together; 0 if no photo was looked at."""
+        return planned * self.shown_pixels / self.planned_pixels if self.looked_at else 0.0
+
+    def expected_seconds(self, photo_pixels: float, planned: float) -> dict[str, float]:
+        """By step, for a photo of that size whose levels have so many pixels; zeros if no photo was looked at."""
+        if not self.looked_at:
+            return dict.fromkeys(STEPS, 0.0)
+        shares = {step: planned / self.planned_pixels for step in STEPS}
+        # Decoding grows with the photo, whatever is looked for in it.
+        shares["decode"] = photo_pixels / self.photo_pixels
+        return {step: self.seconds[step] * shares[step] for step in STEPS}
+
+
 def forecast(manifest: pa.Table, weights: str, config: DetectorConfig, workers: Workers) -> Forecast:
     """Read headers spread over the archive, look at a few of those photos, and multiply.
 
@@ -52,35 +118,86 @@ def forecast(manifest: pa.Table, weights: str, config: DetectorConfig, workers: 
         The forecast; zero seconds where none of the sampled photos can be read.
     """
     detector = Detector.from_pretrained(weights, config)
+    sample = read_headers(manifest, SAMPLED_HEADERS)
+    calibration = calibrate(detector, list(sample.photos))
+    photo_pixels, planned = mean_pixels(sample, detector)
+    per_photo = sum(calibration.expected_seconds(photo_pixels, planned).values())
+    return Forecast(
+        photos=manifest.num_rows,
+        network_megapixels=calibration.expected_pixels(planned) / 1e6,
+        exhaustive_megapixels=planned / 1e6,
+        seconds_per_photo=per_photo,
+        seconds=per_photo * manifest.num_rows / workers.count,
+        sampled=len(sample.photos),
+        looked_at=calibration.looked_at,
+    )
+
+
+def read_headers(manifest: pa.Table, most: int) -> Sample:
+    """Headers of at most so many photos, spread evenly over the archive."""
     photos = manifest.num_rows
-    chosen = np.unique(np.linspace(0, photos - 1, min(photos, SAMPLED_HEADERS)).astype(int))
-    planned, shown, looked_at, seconds, started = [], 0.0, 0.0, 0.0, perf_counter()
-    count = 0
+    chosen = np.unique(np.linspace(0, photos - 1, min(photos, most)).astype(int))
+    sample = Sample()
     for uri in manifest.column("uri").take(pa.array(chosen)).to_pylist():
         try:
-            data = read_bytes(uri)
-            header = read_header(data)
-            plan = config.cascade.plan((header.height, header.width), config.min_face, detector.preset)
-            if count < LOOKED_AT and perf_counter() - started < SECONDS_OF_LOOKING:
-                if count == 0:
-                    detector.look(detector.prepare(data))  # the first call also pays for memory and threads
-                start = perf_counter()
-                result = detector.look(detector.prepare(data))
-                seconds += perf_counter() - start
-                shown, looked_at, count = shown + result.pixels_processed, looked_at + plan.pixels, count + 1
+            sample.photos[uri] = _read_photo(uri)
+        except PhotoError as error:
+            sample.failed[error.status] += 1
+        except Exception:  # whatever is wrong with this photo, its row in the run will say it
+            sample.failed["corrupt"] += 1
+    return sample
+
+
+def mean_pixels(sample: Sample, detector: Detector) -> tuple[float, float]:
+    """Pixels of a photo, and of all its levels together, on average over a sample; zeros for an empty one."""
+    if not sample.photos:
+        return 0.0, 0.0
+    config, photos = detector.config, sample.photos.values()
+    planned = [config.cascade.plan(photo.size, config.min_face, detector.preset).pixels for photo in photos]
+    return float(np.mean([photo.pixels for photo in photos])), float(np.mean(planned))
+
+
+def calibrate(detector: Detector, uris: Sequence[str]) -> Calibration:
+    """Look at `LOOKED_AT` photos, spread evenly, or fewer if that takes longer than `SECONDS_OF_LOOKING`.
+
+    What cannot be looked at is passed over, and another photo taken for it.
+    """
+    calibration, warm, started = Calibration(), False, perf_counter()
+    spread = np.unique(np.linspace(0, len(uris) - 1, min(len(uris), LOOKED_AT)).astype(int)).tolist()
+    for number in dict.fromkeys([*spread, *range(len(uris))]):
+        if calibration.looked_at == LOOKED_AT or perf_counter() - started > SECONDS_OF_LOOKING:
+            break
+        try:
+            data = read_bytes(uris[number])
+            if not warm:  # the first look also pays for memory, threads and the engine's preparation
+                detector.look(detector.prepare(data))
+                warm = True
+            result = detector.look(detector.prepare(data))
         except SettingsError:
             raise
         except Exception:
             continue  # whatever is wrong with this photo, its row in the run will say it
-        planned.append(plan.pixels)
-    mean = float(np.mean(planned)) if planned else 0.0
-    per_photo = mean * seconds / looked_at if looked_at else 0.0
-    return Forecast(
-        photos=photos,
-        network_megapixels=mean * shown / looked_at / 1e6 if looked_at else 0.0,
-        exhaustive_megapixels=mean / 1e6,
-        seconds_per_photo=per_photo,
-        seconds=per_photo * photos / workers.count,
-        sampled=len(planned),
-        looked_at=count,
+        height, width = result.plan.photo_size
+        calibration.looked_at += 1
+        calibration.photo_pixels += height * width
+        calibration.planned_pixels += result.plan.pixels
+        calibration.shown_pixels += result.pixels_processed
+        for step, spent in zip(STEPS, (result.ms_decode, result.ms_network, result.ms_other), strict=True):
+            calibration.seconds[step] += spent / 1e3
+    return calibration
+
+
+def _read_photo(uri: str) -> SampledPhoto:
+    """What a photo's header tells, from the first bytes of its file where they suffice."""
+    if os.path.isfile(uri):
+        # Otherwise the header lies further on, or something is wrong: the whole file decides what.
+        with contextlib.suppress(OSError, PhotoError), open(uri, "rb") as file:
+            return _sampled(file.read(HEADER_BYTES))
+    return _sampled(read_bytes(uri))
+
+
+def _sampled(data: bytes) -> SampledPhoto:
+    header = read_header(data)
+    return SampledPhoto(
+        header=header, decoded_bytes=decoded_bytes(header, data), streamed_bytes=streamed_bytes(header, data)
     )

@@ -125,7 +125,7 @@ def describe_plan(plan: Plan) -> str:
             "photos that came later need another -o, or --existing overwrite"
         )
     lines.append(
-        f"runs     {plan.runner}, {workers.count} {workers.device} workers; "
+        f"runs     {plan.runner}, {workers.count} {workers.device} workers, {plan.detector.engine}; "
         f"faces from {plan.detector.min_face:g} px, scores from {plan.detector.score_threshold:g}"
     )
     # The words depend on the smallest face alone; a large photo has every level there can be.
@@ -135,7 +135,7 @@ def describe_plan(plan: Plan) -> str:
     if plan.forecast is not None and plan.forecast.sampled:
         expected = plan.forecast
         lines.append(
-            f"expected {_duration(expected.seconds)}: {expected.network_megapixels:.1f} of "
+            f"expected {duration(expected.seconds)}: {expected.network_megapixels:.1f} of "
             f"{expected.exhaustive_megapixels:.1f} Mpx through the network and {expected.seconds_per_photo:.2f} s for "
             f"each photo (from {expected.looked_at} looked at, {expected.sampled} headers)"
         )
@@ -169,7 +169,8 @@ def _bytes(count: int) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time as people say it."""
     if seconds < 90:
         return f"about {seconds:.0f} s"
     return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"

@@ -78,6 +78,13 @@ class Level:
             scaled = points * np.tile(np.array([ratio_x, ratio_y], np.float32), pairs)
         return scaled + np.tile(np.array(self.covered[:2], np.float32), pairs)
 
+    def from_photo(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Carry coordinates from pixels of the upright original photo to pixels of this level; see `to_photo`."""
+        ratio_y, ratio_x = self.ratio
+        pairs = points.shape[-1] // 2
+        moved = points - np.tile(np.array(self.covered[:2], np.float32), pairs)
+        return moved * np.tile(np.array([1 / ratio_x, 1 / ratio_y], np.float32), pairs)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LevelPlan:

@@ -25,12 +25,13 @@ def add_verb(verbs: Verbs, name: str, text: str, epilog: str | None = None) -> a
     )
 
 
-def add_detector_options(parser: argparse.ArgumentParser) -> None:
-    """What `planning.detector_config` reads."""
+def add_detector_options(parser: argparse.ArgumentParser, *, min_face: bool = True) -> None:
+    """What `planning.detector_config` reads; without --min-face for a verb that has its own."""
     parser.add_argument("--weights", metavar="FILE", help="weights file (default: the ones that ship)")
-    parser.add_argument(
-        "--min-face", type=float, metavar="PX", help="smallest face to look for, in photo pixels (default: 20)"
-    )
+    if min_face:
+        parser.add_argument(
+            "--min-face", type=float, metavar="PX", help="smallest face to look for, in photo pixels (default: 20)"
+        )
     parser.add_argument(
         "--score-threshold", type=float, metavar="S", help="lowest score kept in the tables (default: 0.3)"
     )
@@ -45,6 +46,10 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where the network runs (default: auto)")
     parser.add_argument(
+        "--engine", choices=("auto", "torch", "openvino", "onnx"),
+        help="the library that runs it (default: auto, openvino on a CPU where it is installed, else torch)",
+    )  # fmt: skip
+    parser.add_argument(
         "--max-pixels", type=int, metavar="N",
-        help="a photo of more pixels is too_large (default: 134217728)",
+        help="most pixels decoded at once; larger photos are read in strips where they can be (default: 134217728)",
     )  # fmt: skip
