@@ -1,8 +1,10 @@
 """From a focus map to the rectangles that are looked at again, and tiles for what is too large to look at at once.
 
-Source: AutoFocus, arXiv 1812.01600, algorithm 1; its released code for the details (>=, one square dilation, growing
-about the centre). Differences: components are 8-connected regions, not contours, and a rectangle grows to one of a few
-sides, so that the shapes the network sees are few.
+Source: AutoFocus, arXiv 1812.01600, algorithm 1; its released code for the details (>=, a square around every focus
+pixel, growing about the centre). Differences: regions are 8-connected components, not contours; a rectangle grows to
+one of a few sides, so that the shapes the network sees are few; and rectangles are merged where that costs nothing, not
+wherever they overlap: merging all that overlaps made one chip of half a photo out of focus pixels on a tenth of it
+(benchmarks/README.md), while a bit of a photo looked at twice changes nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ from retinafocus.errors import SettingsError
 # what nobody asked for, finer ones would leave an engine that prepares itself for each shape too many of them.
 STEPS = (1.0, 1.5)
 
+# Rectangles compared with each other for merging: the time grows with the square of their number.
+MERGED_AT_ONCE = 256
+
 # Sides of tiles are multiples of the coarsest anchors' stride.
 TILE_STRIDE = 32
 
@@ -33,10 +38,10 @@ class ChipConfig:
     """Cells from this probability on are focus pixels. None: what the preset says, measured for its weights."""
 
     dilation: int = 3
-    """Side of the square, in cells, by which focus pixels are widened: room around the faces, so that none touches the
-    border of its chip. Odd; 1 widens nothing."""
+    """Side of the square, in cells, that each focus pixel stands for: room around the faces, so that none touches the
+    border of its chip. Odd; 1 leaves no room."""
 
-    min_chip: float = 64.0
+    min_chip: float = 32.0
     """Smallest side of a chip, in pixels of the coarser level. Smaller chips cost less each, but cut context away."""
 
     def __post_init__(self) -> None:
@@ -48,42 +53,28 @@ class ChipConfig:
             raise SettingsError(f"cascade.chips.min_chip is {self.min_chip}; choose a side above 0 px")
 
 
-def focus_pixels(probabilities: NDArray[np.float32], threshold: float, dilation: int) -> NDArray[np.bool_]:
-    """The cells to look at again, widened.
+def chips_around(
+    probabilities: NDArray[np.float32], *, threshold: float, dilation: int, min_side: int
+) -> NDArray[np.int32]:
+    """Rectangles around the focus pixels of a map.
+
+    Each connected region of focus pixels, with room around it, gets a rectangle, grown about its centre to the next of
+    the sides `sides_from` names and shifted back inside the map. Two become one wherever that one is not larger than
+    both together, the pair that saves most first, until no pair is left. The result depends on no other order.
 
     Args:
         probabilities: (H, W) float32 focus map, 0..1.
-        threshold: cells from it on count.
-        dilation: side in cells of the square they are widened by, odd.
-
-    Returns:
-        (H, W) bool.
-    """
-    mask = (probabilities >= threshold).astype(np.uint8)
-    return cv2.dilate(mask, np.ones((dilation, dilation), np.uint8)).astype(bool)
-
-
-def chips_around(mask: NDArray[np.bool_], min_side: int) -> NDArray[np.int32]:
-    """Rectangles that cover every focus pixel and do not overlap.
-
-    Each connected region gets its enclosing rectangle, grown about its centre to the next of the sides `sides_from`
-    names and shifted back inside the map. Rectangles that overlap or touch become one, until nothing changes. The
-    result does not depend on any order.
-
-    Args:
-        mask: (H, W) bool focus pixels.
+        threshold: cells from it on are focus pixels.
+        dilation: side in cells of the square that each stands for, odd.
         min_side: smallest side in cells; a map that is smaller gives a chip as large as the map.
 
     Returns:
-        (N, 4) int32 xyxy in cells, right and bottom exclusive, ordered by top, then left; N is 0 for an empty map.
+        (N, 4) int32 xyxy in cells, right and bottom exclusive, ordered by top, then left; N is 0 for a map without
+        focus pixels. Every region lies whole, with its room, in one of them.
     """
-    boxes = _regions(mask)
-    while len(boxes):
-        grown = _grown(boxes, mask.shape, min_side)
-        boxes = _regions(_filled(grown, mask.shape))
-        if len(boxes) == len(grown):  # every rectangle stands alone; otherwise there are fewer now, so this ends
-            break
-    return boxes[np.lexsort((boxes[:, 0], boxes[:, 1]))]
+    shape = probabilities.shape
+    boxes = _ordered(_grown(_widened(_regions(probabilities >= threshold), shape, dilation // 2), shape, min_side))
+    return _ordered(_merged(boxes, shape, min_side))
 
 
 def sides_from(smallest: int, largest: int) -> NDArray[np.int32]:
@@ -141,14 +132,60 @@ def _grown(boxes: NDArray[np.int32], shape: tuple[int, ...], min_side: int) -> N
     return grown
 
 
-def _filled(boxes: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """(H, W) bool: the union of the rectangles, by summing their corners over the map."""
-    corners = np.zeros((shape[0] + 1, shape[1] + 1), np.int32)
-    left, top, right, bottom = boxes.T
-    for rows, columns, sign in ((top, left, 1), (top, right, -1), (bottom, left, -1), (bottom, right, 1)):
-        np.add.at(corners, (rows, columns), sign)
-    filled: NDArray[np.bool_] = corners.cumsum(0).cumsum(1)[:-1, :-1] > 0
-    return filled
+def _widened(boxes: NDArray[np.int32], shape: tuple[int, ...], room: int) -> NDArray[np.int32]:
+    """Each rectangle with so many cells more on every side, inside the map."""
+    sides = np.array([shape[1], shape[0]])
+    return np.concatenate([np.maximum(boxes[:, :2] - room, 0), np.minimum(boxes[:, 2:] + room, sides)], axis=1)
+
+
+def _ordered(boxes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """From top to bottom, then from left to right."""
+    return boxes[np.lexsort(boxes.T[[3, 2, 0, 1]])]
+
+
+def _merged(boxes: NDArray[np.int32], shape: tuple[int, ...], min_side: int) -> NDArray[np.int32]:
+    """Pairs of rectangles made one while that costs nothing; many are halved in space first, by their centres."""
+    if len(boxes) > MERGED_AT_ONCE:
+        centres = boxes[:, :2] + boxes[:, 2:]
+        axis = int(np.ptp(centres, axis=0).argmax())
+        order = np.argsort(centres[:, axis], kind="stable")
+        halves = order[: len(order) // 2], order[len(order) // 2 :]
+        return np.concatenate([_merged(boxes[np.sort(half)], shape, min_side) for half in halves])
+    boxes = boxes.copy()
+    left = np.ones(len(boxes), bool)
+    savings = np.full((len(boxes), len(boxes)), -1)
+    for first in range(len(boxes) - 1):
+        savings[first, first + 1 :] = _savings(boxes[first], boxes[first + 1 :], shape, min_side)
+    while savings.size and savings.max() >= 0:
+        kept, gone = np.unravel_index(int(savings.argmax()), savings.shape)
+        boxes[kept] = _union(boxes[kept], boxes[gone : gone + 1], shape, min_side)[0]
+        left[gone] = False
+        savings[gone, :] = savings[:, gone] = -1
+        fresh = np.where(left, _savings(boxes[kept], boxes, shape, min_side), -1)
+        savings[kept, kept + 1 :], savings[:kept, kept] = fresh[kept + 1 :], fresh[:kept]
+    return boxes[left]
+
+
+def _savings(
+    box: NDArray[np.int32], others: NDArray[np.int32], shape: tuple[int, ...], min_side: int
+) -> NDArray[np.int64]:
+    """(N,) cells saved by making one rectangle of a given one and each of the others; negative where it costs."""
+    together = _area(box[None]) + _area(others)
+    saved: NDArray[np.int64] = together - _area(_union(box, others, shape, min_side))
+    return saved
+
+
+def _union(
+    box: NDArray[np.int32], others: NDArray[np.int32], shape: tuple[int, ...], min_side: int
+) -> NDArray[np.int32]:
+    """(N, 4) the rectangle around a given one and each of the others, grown to an allowed size."""
+    both = [np.minimum(box[:2], others[:, :2]), np.maximum(box[2:], others[:, 2:])]
+    return _grown(np.concatenate(both, axis=1), shape, min_side)
+
+
+def _area(boxes: NDArray[np.int32]) -> NDArray[np.int64]:
+    area: NDArray[np.int64] = (boxes[:, 2:] - boxes[:, :2]).astype(np.int64).prod(axis=1)
+    return area
 
 
 def tile_side(max_pixels: int, overlap: int) -> int:

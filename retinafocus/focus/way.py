@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from retinafocus.errors import PhotoError
 from retinafocus.faces import Faces
-from retinafocus.focus.chips import chips_around, focus_pixels, tiles_of
+from retinafocus.focus.chips import chips_around, tiles_of
 from retinafocus.focus.settings import CascadeConfig
 from retinafocus.focus.stacking import Look, Stack, stack
 from retinafocus.levels import Level, LevelPlan
@@ -215,8 +215,13 @@ class Way:
         config = self.config.chips_of(self.index - self.photo.plan.whole, self.preset)
         stride = self._focus_stride()
         assert config.threshold is not None
-        mask = focus_pixels(self.focus_maps[parent.index], config.threshold, config.dilation)
-        cells = chips_around(mask, math.ceil(config.min_chip / stride))
+        focus_map = self.focus_maps[parent.index]
+        cells = chips_around(
+            focus_map,
+            threshold=config.threshold,
+            dilation=config.dilation,
+            min_side=math.ceil(config.min_chip / stride),
+        )
         height, width = self.level.size
         # One coarse pixel is exactly so many finer ones: scales are powers of two. (The coarse pixels may show up to
         # one more of them than the photo has; chips have more room around faces than that.)
@@ -227,7 +232,7 @@ class Way:
         if size.prod(axis=1).sum() > self.config.whole_above * height * width:
             return np.array([(0, 0, width, height)], np.int32)
         self.chip_pixels += int(size.prod(axis=1).sum())
-        self.chip_pixels_asked += min(int(mask.sum()) * cell**2, height * width)
+        self.chip_pixels_asked += int((focus_map >= config.threshold).sum()) * cell**2
         return chips
 
     def _tiled(self, boxes: Sequence[Sequence[int]]) -> NDArray[np.int32]:

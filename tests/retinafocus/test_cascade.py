@@ -275,11 +275,11 @@ class TestFocus:
     def test_small_faces_are_found_in_chips_and_the_rest_is_not_looked_at(self) -> None:
         result = focused(self.PHOTO)
         assert sorted(map(tuple, result.faces.boxes.round().tolist())) == sorted(FACES)
-        # Both faces under 80 px have a chip of 8 x 8 cells, 256 x 256 px.
+        # Both faces under 80 px have a chip of 4 x 4 cells, 128 x 128 px.
         assert result.chips == 2
-        assert result.pixels_processed == 300 * 400 + 2 * 256 * 256
-        assert result.chip_pixels == 2 * 256 * 256
-        assert 0.06 < result.focus_share < 0.11  # 2 * 256 * 256 of 1200 * 1600, on a grid of 32 px
+        assert result.pixels_processed == 300 * 400 + 2 * 128 * 128
+        assert result.chip_pixels == 2 * 128 * 128
+        assert 0.015 < result.focus_share < 0.04  # 2 * 128 * 128 of 1200 * 1600, on a grid of 32 px
 
     def test_exhaustive_mode_finds_the_same_and_looks_everywhere(self) -> None:
         result = focused(self.PHOTO, CascadeConfig(mode="exhaustive"))
