@@ -41,7 +41,7 @@ class ChipConfig:
     """Side of the square, in cells, that each focus pixel stands for: room around the faces, so that none touches the
     border of its chip. Odd; 1 leaves no room."""
 
-    min_chip: float = 32.0
+    min_chip: float = 64.0
     """Smallest side of a chip, in pixels of the coarser level. Smaller chips cost less each, but cut context away."""
 
     def __post_init__(self) -> None:

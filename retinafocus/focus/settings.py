@@ -10,6 +10,9 @@ from retinafocus.focus.chips import ChipConfig
 from retinafocus.levels import ZOOM, LevelPlan, plan_levels
 from retinafocus.models import Preset
 
+# Of the levels that chips are cut from, where it is left open.
+FOCUS_ZOOM = 2
+
 MODES = ("auto", "focus", "exhaustive")
 
 
@@ -32,8 +35,10 @@ class CascadeConfig:
     """When chips would cover more than this share of a level it is looked at whole: many chips cost more than what they
     leave out."""
 
-    zoom: int = ZOOM
-    """Ratio of the scales of neighbouring levels, a power of two. 2 adds levels between, with chips of their own."""
+    zoom: int | None = None
+    """Ratio of the scales of neighbouring levels, a power of two. None: 4 where every level is looked at whole; 2 where
+    chips are, since the focus maps of levels between tell faces from texture better than the coarsest one, and so leave
+    fewer chips on the finest, where they cost most."""
 
     network_pixels: int = 2**23
     """Most pixels the network is shown at once: a 4K photo whole. Larger levels are cut into overlapping tiles, so
@@ -71,12 +76,13 @@ class CascadeConfig:
     def plan(self, photo_size: tuple[int, int], min_face: float, preset: Preset) -> LevelPlan:
         """The levels of a photo; see `levels.plan_levels`."""
         focus = preset.focus if self.uses_focus(preset) else None
+        by_default = ZOOM if focus is None else FOCUS_ZOOM
         return plan_levels(
             photo_size,
             min_face=min_face,
             face_range=preset.face_range,
             focus_from=None if focus is None else focus.smallest,
-            zoom=self.zoom,
+            zoom=by_default if self.zoom is None else self.zoom,
         )
 
     def chips_of(self, finer: int, preset: Preset) -> ChipConfig:
@@ -88,7 +94,10 @@ class CascadeConfig:
         """
         config = self.chips[min(finer, len(self.chips) - 1)]
         assert preset.focus is not None
-        return config if config.threshold is not None else replace(config, threshold=preset.focus.threshold)
+        if config.threshold is not None:
+            return config
+        thresholds = preset.focus.thresholds
+        return replace(config, threshold=thresholds[min(finer, len(thresholds) - 1)])
 
     def tile_overlap(self, preset: Preset) -> int:
         """Level pixels that neighbouring tiles share: the largest face kept from a level that has finer ones, whole."""

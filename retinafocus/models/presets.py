@@ -43,8 +43,9 @@ class FocusConfig:
     """Faces from this size on are marked, sqrt(width * height) in network-input pixels. The cascade looks at a photo
     whole at the coarsest scale at which the smallest wanted face is that large."""
 
-    threshold: float = 0.2
-    """Cells from this probability on are looked at again: where AP against cost was best for the weights."""
+    thresholds: tuple[float, ...] = (0.15, 0.3)
+    """Cells from this probability on are looked at again: on the map of the coarsest level that has one, then on that
+    of the next finer, the last one for all that follow. The smaller the wanted faces there, the lower it must be."""
 
     prior: float = 0.01
     """Probability it says everywhere before training, as the last bias. Few cells are focus (0.4 to 6 % on WIDER FACE),
@@ -57,8 +58,8 @@ class FocusConfig:
             raise SettingsError(f"focus.channels is {self.channels}; choose at least 1")
         if not 0 < self.smallest < math.inf:
             raise SettingsError(f"focus.smallest is {self.smallest}; choose a size above 0 px")
-        if not 0 < self.threshold <= 1:
-            raise SettingsError(f"focus.threshold is {self.threshold}; choose a probability above 0, up to 1")
+        if not self.thresholds or not all(0 < threshold <= 1 for threshold in self.thresholds):
+            raise SettingsError(f"focus.thresholds is {self.thresholds}; give at least one, each above 0, up to 1")
         if not 0 < self.prior < 1:
             raise SettingsError(f"focus.prior is {self.prior}; choose a probability above 0 and below 1")
 

@@ -43,10 +43,10 @@ def test_page_has_every_picture_beside_it_and_escapes_names(
     assert cli.main([*command, "torch", "--at", "100,50"]) == 0
     words = capsys.readouterr().out
     assert "at 100,50: " in words
-    assert re.search(r"^level 1, scale 1 +", words, re.M)
+    assert re.search(r"^level 2, scale 1 +", words, re.M)
     page = (out / "explain.html").read_text()
     links = set(re.findall(r'(?:src|href)="([^"]+)"', page))
-    assert links == {"at.png", "overview.png", "level-0.png", "level-1.png"}
+    assert links == {"at.png", "overview.png", "level-0.png", "level-1.png", "level-2.png"}
     for link in links:
         assert cv2.imread(str(out / link)) is not None
     assert "<b>" not in page

@@ -30,7 +30,7 @@ from retinafocus.streams import StreamedPhoto
 
 BAND = (12.0, 400.0)
 PRESET = dataclasses.replace(get_preset("mobilenet025-1mb"), face_range=BAND)
-FOCUS_PRESET = dataclasses.replace(PRESET, focus=FocusConfig(smallest=3, threshold=0.5))
+FOCUS_PRESET = dataclasses.replace(PRESET, focus=FocusConfig(smallest=3, thresholds=(0.5,)))
 STRIDE = 8
 RED = (255, 0, 0)
 
@@ -101,18 +101,18 @@ def encoded(pixels: np.ndarray, kind: str, orientation: int = 1) -> bytes:
 
 
 def prepared(photo: bytes | np.ndarray, min_face: float = 20, max_pixels: int = 2**28) -> PreparedPhoto:
-    return prepare(photo, min_face=min_face, preset=PRESET, max_pixels=max_pixels)
+    return prepare(photo, min_face=min_face, preset=PRESET, config=CascadeConfig(zoom=4), max_pixels=max_pixels)
 
 
 def look(photo: PreparedPhoto, engine: RedSquareEngine, post: PostConfig) -> PhotoResult:
-    return cascade.look(photo, engine, CascadeConfig(), post)
+    return cascade.look(photo, engine, CascadeConfig(zoom=4), post)
 
 
 def focused(
     photo: bytes | np.ndarray, config: CascadeConfig | None = None, min_face: float = 20, batch: int = 1
 ) -> PhotoResult:
     """Looked at with a focus branch."""
-    config = CascadeConfig() if config is None else config
+    config = CascadeConfig(zoom=4) if config is None else config
     ready = prepare(photo, min_face=min_face, preset=FOCUS_PRESET, config=config)
     return cascade.look(ready, RedSquareEngine(FOCUS_PRESET, batch), config, PostConfig())
 
@@ -275,14 +275,14 @@ class TestFocus:
     def test_small_faces_are_found_in_chips_and_the_rest_is_not_looked_at(self) -> None:
         result = focused(self.PHOTO)
         assert sorted(map(tuple, result.faces.boxes.round().tolist())) == sorted(FACES)
-        # Both faces under 80 px have a chip of 4 x 4 cells, 128 x 128 px.
+        # Both faces under 80 px have a chip of 8 x 8 cells, 256 x 256 px.
         assert result.chips == 2
-        assert result.pixels_processed == 300 * 400 + 2 * 128 * 128
-        assert result.chip_pixels == 2 * 128 * 128
-        assert 0.015 < result.focus_share < 0.04  # 2 * 128 * 128 of 1200 * 1600, on a grid of 32 px
+        assert result.pixels_processed == 300 * 400 + 2 * 256 * 256
+        assert result.chip_pixels == 2 * 256 * 256
+        assert 0.06 < result.focus_share < 0.11  # 2 * 256 * 256 of 1200 * 1600, on a grid of 32 px
 
     def test_exhaustive_mode_finds_the_same_and_looks_everywhere(self) -> None:
-        result = focused(self.PHOTO, CascadeConfig(mode="exhaustive"))
+        result = focused(self.PHOTO, CascadeConfig(zoom=4, mode="exhaustive"))
         assert sorted(map(tuple, result.faces.boxes.round().tolist())) == sorted(FACES)
         assert (result.chips, result.focus_share) == (0, 1)
         assert result.pixels_processed == result.plan.pixels == 300 * 400 + 1200 * 1600
@@ -316,7 +316,7 @@ class TestFocus:
         assert result.chips == 1
 
     def test_large_level_is_cut_into_tiles_and_nothing_is_lost_between_them(self) -> None:
-        config = CascadeConfig(mode="exhaustive", network_pixels=900**2)
+        config = CascadeConfig(zoom=4, mode="exhaustive", network_pixels=900**2)
         boxes = [(x, y, x + 36, y + 36) for x in range(5, 1560, 47) for y in range(5, 1160, 47)]
         engine = RedSquareEngine(FOCUS_PRESET)
         photo = prepare(photo_with((1200, 1600), *boxes), min_face=20, preset=FOCUS_PRESET, config=config)
@@ -333,6 +333,13 @@ class TestFocus:
         assert sorted(map(tuple, result.faces.boxes.round().tolist())) == sorted(FACES)
         assert {look.level.index for look in result.trace.looks} == {0, 1, 2}
 
+    def test_zoom_is_two_with_chips_and_four_without_unless_it_is_named(self) -> None:
+        scales = [
+            [level.scale for level in config.plan((1200, 1600), 20, FOCUS_PRESET).levels]
+            for config in (CascadeConfig(), CascadeConfig(mode="exhaustive"), CascadeConfig(zoom=4))
+        ]
+        assert scales == [[1 / 4, 1 / 2, 1], [1 / 4, 1], [1 / 4, 1]]
+
     def test_each_level_has_its_own_chip_settings(self) -> None:
         chips = (ChipConfig(min_chip=64), ChipConfig(threshold=0.99999))
         result = focused(self.PHOTO, CascadeConfig(zoom=2, chips=chips))
@@ -345,7 +352,7 @@ class TestFocus:
     def test_decoding_whole_at_once_finds_the_same(self) -> None:
         data = encoded(self.PHOTO, "jpeg")
         for share in (0.0, 1.0):
-            boxes = focused(data, CascadeConfig(finer_looks=share)).faces.boxes.round().tolist()
+            boxes = focused(data, CascadeConfig(zoom=4, finer_looks=share)).faces.boxes.round().tolist()
             assert sorted(map(tuple, boxes)) == sorted(FACES)
 
     @pytest.mark.parametrize(("kind", "orientation"), [("jpeg", 1), ("jpeg", 8), ("png", 1), ("tiff", 1)])
@@ -354,7 +361,7 @@ class TestFocus:
     ) -> None:
         size, places = (1600, 2400), [(100, 80), (1500, 900), (2300, 1500), (40, 1500)]
         data = encoded(photo_with(size, *((x, y, x + 30, y + 30) for x, y in places)), kind, orientation)
-        config = CascadeConfig(network_pixels=900**2)
+        config = CascadeConfig(zoom=4, network_pixels=900**2)
         for mode in ("focus", "exhaustive"):
             config = dataclasses.replace(config, mode=mode)
             results = []
@@ -374,7 +381,7 @@ class TestFocus:
 
     def test_focus_without_a_focus_branch_is_refused(self) -> None:
         with pytest.raises(SettingsError, match=r"cascade\.mode is focus, but .* have no focus branch"):
-            prepare(self.PHOTO, min_face=20, preset=PRESET, config=CascadeConfig(mode="focus"))
+            prepare(self.PHOTO, min_face=20, preset=PRESET, config=CascadeConfig(zoom=4, mode="focus"))
 
     @pytest.mark.parametrize(
         ("field", "value"),
@@ -398,7 +405,7 @@ class TestManyPhotos:
         return ready
 
     def test_answer_does_not_depend_on_the_neighbours(self) -> None:
-        config = CascadeConfig()
+        config = CascadeConfig(zoom=4)
         one = RedSquareEngine(FOCUS_PRESET)
         alone = [cascade.look(photo, one, config, PostConfig()) for photo in self.photos(config)]
         assert sum(len(result.faces) for result in alone) >= 15
@@ -419,7 +426,7 @@ class TestManyPhotos:
             assert max(engine.calls) > 1
 
     def test_no_photos_are_no_results(self) -> None:
-        assert look_many([], RedSquareEngine(), CascadeConfig(), PostConfig()) == []
+        assert look_many([], RedSquareEngine(), CascadeConfig(zoom=4), PostConfig()) == []
 
     def test_photo_that_fails_fails_alone(self) -> None:
         class Picky(RedSquareEngine):
@@ -431,8 +438,8 @@ class TestManyPhotos:
         blue = photo_with((300, 400), (20, 20, 60, 60))
         blue[:8, :8] = (0, 0, 255)
         photos = [photo_with((300, 400), (20, 20, 60, 60)), blue, photo_with((300, 400))]
-        ready = [prepare(photo, min_face=20, preset=FOCUS_PRESET) for photo in photos]
-        results = look_many(ready, Picky(FOCUS_PRESET, 4), CascadeConfig(), PostConfig())
+        ready = [prepare(photo, min_face=20, preset=FOCUS_PRESET, config=CascadeConfig(zoom=4)) for photo in photos]
+        results = look_many(ready, Picky(FOCUS_PRESET, 4), CascadeConfig(zoom=4), PostConfig())
         assert [isinstance(result, PhotoError) for result in results] == [False, True, False]
         assert isinstance(results[0], PhotoResult)
         assert len(results[0].faces) == 1
@@ -443,7 +450,7 @@ class TestManyPhotos:
                 if level.scale == 1:
                     raise PhotoError("corrupt", "broken")
 
-        config = CascadeConfig()
+        config = CascadeConfig(zoom=4)
         photo = photo_with((1200, 1600), *FACES)
         ready = prepare(photo, min_face=20, preset=FOCUS_PRESET, config=config)
         broken = dataclasses.replace(ready, source=Breaking(photo))
@@ -459,7 +466,9 @@ def test_raising_the_floor_only_removes_what_is_below_it() -> None:
     engine = TorchEngine(model)
     answers = []
     for floor in (0.02, 0.505):
-        photo = prepare(pixels, min_face=20, preset=model.preset)
-        answers.append(cascade.look(photo, engine, CascadeConfig(), PostConfig(score_floor=floor, top_k=None)).faces)
+        photo = prepare(pixels, min_face=20, preset=model.preset, config=CascadeConfig(zoom=4))
+        answers.append(
+            cascade.look(photo, engine, CascadeConfig(zoom=4), PostConfig(score_floor=floor, top_k=None)).faces
+        )
     assert 0 < len(answers[1]) < len(answers[0])
     assert answers[0].above(0.505) == answers[1]

@@ -195,8 +195,8 @@ def test_wrong_settings_say_the_rule_and_the_value(field: str, value: Any, text:
 
 def test_band_that_no_plan_can_use_stops_before_the_first_photo() -> None:
     model = random_model()
-    model.preset = dataclasses.replace(model.preset, face_range=(20.0, 60.0))
-    with pytest.raises(SettingsError, match=r"face_range is \(20.0, 60.0\) px; .* at least 4 x low"):
+    model.preset = dataclasses.replace(model.preset, face_range=(20.0, 30.0))
+    with pytest.raises(SettingsError, match=r"face_range is \(20.0, 30.0\) px; .* at least 2 x low"):
         Detector(model)
 
 

@@ -19,7 +19,7 @@ from retinafocus.postprocessing import Candidates
 from retinafocus.sources import GivenPixels
 
 PRESET = dataclasses.replace(
-    get_preset("mobile025"), face_range=(20.0, 160.0), display_threshold=0.8, focus=FocusConfig(threshold=0.5)
+    get_preset("mobile025"), face_range=(20.0, 160.0), display_threshold=0.8, focus=FocusConfig(thresholds=(0.5,))
 )
 SIZE = (256, 384)
 GREY = 100
@@ -54,7 +54,7 @@ def candidates(rows: list[tuple[tuple[float, ...], float]]) -> Candidates:
 
 
 def explanation(threshold: float = 0.3, preset: Preset = PRESET) -> Explanation:
-    cascade = CascadeConfig()
+    cascade = CascadeConfig(zoom=4)
     plan = cascade.plan(SIZE, 20, preset)
     coarse, fine = plan.levels
     looks = (Look(coarse, (0, 0, 96, 64), candidates(COARSE)), Look(fine, CHIP, candidates(FINE)))
