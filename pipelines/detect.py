@@ -26,6 +26,7 @@ from pipelines.planning import Plan, run_settings
 from pipelines.report import Progress
 from pipelines.stages import StageConfig
 from pipelines.store import LocalStore
+from retinafocus.engines import engine_versions
 from retinafocus.errors import RunError
 from retinafocus.runs import LEDGER_FOLDER, MANIFEST_FILE, RUN_FILE, TABLES, read_run_file
 
@@ -172,6 +173,7 @@ def _run_record(planned: Plan) -> dict[str, Any]:
                 name: metadata.version(name)
                 for name in ("retinafocus", "torch", "opencv-python", "simplejpeg", "pillow", "pyarrow", "ray")
             },
+            **engine_versions(planned.detector.engine),
         },
         "command": sys.argv,
         "started": _now(),

@@ -21,6 +21,7 @@ LIBRARIES = ("torch", "torchvision", "ray", "pyarrow", "opencv-python", "simplej
 
 # What is worth installing, if the machine has use for it: package, what it brings.
 WORTH_HAVING = {
+    "openvino": "the fastest engine for CPUs, 1.6 to 2 times as fast as torch: pip install 'retinafocus[openvino]'",
     "pillow_heif": "photos of iPhones (.heic): pip install 'retinafocus[heic]'",
     "skimage": "the demo's pictures: pip install 'retinafocus[demo]'",
 }

@@ -18,6 +18,7 @@ from pipelines.store import LocalStore
 from pipelines.workers import CPU_THREADS, Workers, resolve_workers
 from retinafocus.cascade import CascadeConfig
 from retinafocus.detector import DetectorConfig
+from retinafocus.engines import resolve_engine
 from retinafocus.errors import RunError, SettingsError
 from retinafocus.faces import SCHEMA_VERSION
 from retinafocus.focus.chips import ChipConfig
@@ -123,7 +124,8 @@ def plan(job: DetectJob, *, with_forecast: bool = False) -> Plan:
     if earlier is None:
         _refuse_foreign_folder(store.root)
     workers = resolve_workers(job.workers, job.detector.device)
-    detector = replace(job.detector, device=workers.device, threads=CPU_THREADS)
+    engine = resolve_engine(job.detector.engine, workers.device)
+    detector = replace(job.detector, device=workers.device, engine=engine, threads=CPU_THREADS)
     inventory = None
     if resumes:
         _check_same_settings(earlier or {}, run_settings(job, detector, info))

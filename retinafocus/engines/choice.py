@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
+from importlib import metadata, util
+
 import torch
 
-from retinafocus.engines.protocol import Engine, EngineReport
+from retinafocus.engines.protocol import Engine, EngineReport, check_precision
 from retinafocus.engines.torch_engine import TorchEngine, torch_reports
 from retinafocus.errors import SettingsError
 from retinafocus.models import RetinaFocus
 
-ENGINES = ("torch",)
+# Engines for CPUs, by their name and that of the extra that installs them: module, class, packages. Imported when made.
+_CPU_ENGINES = {
+    "openvino": ("retinafocus.engines.openvino_engine", "OpenVinoEngine", ("openvino", "onnx")),
+    "onnx": ("retinafocus.engines.onnx_engine", "OnnxEngine", ("onnxruntime", "onnx")),
+}
+
+ENGINES = ("torch", *_CPU_ENGINES)
 
 
 def resolve_device(device: str) -> str:
@@ -26,9 +35,24 @@ def check_engine(name: str) -> None:
 
 
 def resolve_engine(name: str, device: str) -> str:
-    """What "auto" means on a resolved device. Any other name is returned as it is, if it can be used there."""
+    """What "auto" means on a device: openvino on a CPU where it is installed, else torch.
+
+    Args:
+        name: "auto", or one of `ENGINES`, which is returned as it is.
+        device: "cpu", "cuda" or "cuda:N"; see `resolve_device` for "auto".
+
+    Raises:
+        SettingsError: there is no such engine, it is not installed, or it does not run on the device.
+    """
     check_engine(name)
-    return "torch" if name == "auto" else name
+    if name == "auto":
+        return "openvino" if device == "cpu" and not _missing("openvino") else "torch"
+    if name in _CPU_ENGINES:
+        if device != "cpu":
+            raise SettingsError(f"engine is {name!r}, which runs on CPUs, device is {device!r}; choose torch, or cpu")
+        if _missing(name):
+            raise SettingsError(f"engine is {name!r}: {_missing(name)}, or choose torch")
+    return name
 
 
 def make_engine(
@@ -52,10 +76,32 @@ def make_engine(
         SettingsError: the engine or the device cannot be used here, or they do not go together.
     """
     device = resolve_device(device)
-    resolve_engine(name, device)
-    return TorchEngine(model, device, precision, threads)
+    name = resolve_engine(name, device)
+    if name == "torch":
+        return TorchEngine(model, device, precision, threads)
+    check_precision(precision, device)
+    module, kind, _ = _CPU_ENGINES[name]
+    engine: Engine = getattr(importlib.import_module(module), kind)(model, threads)
+    return engine
 
 
 def available_engines() -> list[EngineReport]:
     """Every engine and device this version knows, with what stands in its way here."""
-    return torch_reports()
+    others = []
+    for name in _CPU_ENGINES:
+        missing = _missing(name)
+        detail = missing or ", ".join(" ".join(pair) for pair in engine_versions(name).items())
+        others.append(EngineReport(name=name, device="cpu", usable=not missing, detail=detail))
+    return [*torch_reports(), *others]
+
+
+def engine_versions(name: str) -> dict[str, str]:
+    """Versions of what an installed engine runs on, by package; for "torch" too."""
+    packages = _CPU_ENGINES[name][2] if name in _CPU_ENGINES else ("torch",)
+    return {package: metadata.version(package) for package in packages}
+
+
+def _missing(name: str) -> str:
+    """What a CPU engine lacks here and how to get it, in words; "" if nothing."""
+    absent = [package for package in _CPU_ENGINES[name][2] if util.find_spec(package) is None]
+    return f"it needs {' and '.join(absent)}: pip install 'retinafocus[{name}]'" if absent else ""

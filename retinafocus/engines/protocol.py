@@ -18,11 +18,15 @@ from retinafocus.models import Outputs, Preset
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
+# The CPU allocators of PyTorch, OpenVINO and ONNX Runtime have no class of error; their messages are the only sign.
+_OUT_OF_MEMORY = ("can't allocate memory", "Failed to allocate", "bad_alloc")
+
+
 class Engine(Protocol):
     """What the cascade asks of an engine."""
 
     name: str
-    """As in run records: "torch"."""
+    """As in run records: "torch", "openvino" or "onnx"."""
 
     device: str
     """Such as "cpu", "cuda" or "cuda:1"."""
@@ -69,21 +73,34 @@ def check_precision(precision: str, device: str) -> None:
         raise SettingsError(f"precision is {precision!r} on the CPU; choose float32, or device=cuda")
 
 
-def check_threads(threads: int | None) -> None:
-    """Raise SettingsError unless that many threads can be set."""
-    if threads is not None and threads < 1:
+def limit_threads(threads: int | None) -> None:
+    """Set the CPU threads of PyTorch, which post-processing uses under every engine; None leaves them.
+
+    For the whole process, because PyTorch has no other way.
+
+    Raises:
+        SettingsError: less than one.
+    """
+    if threads is None:
+        return
+    if threads < 1:
         raise SettingsError(f"threads is {threads}; choose at least 1, or None for the library's choice")
+    torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager
-def photo_errors() -> Iterator[None]:
-    """Turn what the network raises about one picture into the error of that photo."""
+def photo_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn what the network raises about one picture into the error of that photo.
+
+    Args:
+        kinds: exceptions of the library that runs it, beside RuntimeError and MemoryError.
+    """
+    caught: tuple[type[Exception], ...] = (MemoryError, RuntimeError, *kinds)
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        # The CPU allocator has no class of its own; its message is the only sign.
-        memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-        if memory:
+    except caught as error:
+        memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if memory or any(sign in str(error) for sign in _OUT_OF_MEMORY):
             reason = "the network needs more memory for it than there is; use a larger min_face or a smaller max_pixels"
             raise PhotoError("out_of_memory", reason) from error
         # Not the message itself: it can hold addresses, and two runs must record the same text.

@@ -15,8 +15,8 @@ from retinafocus.engines.protocol import (
     PRECISIONS,
     EngineReport,
     check_precision,
-    check_threads,
     joined,
+    limit_threads,
     photo_errors,
 )
 from retinafocus.errors import SettingsError
@@ -54,14 +54,12 @@ class TorchEngine:
             SettingsError: the device is not usable, or the precision not on it.
         """
         check_precision(precision, device)
-        check_threads(threads)
         _check_device(device)
+        limit_threads(threads)
         self.device = device
         self.precision = precision
         self.preset = model.preset
         self.batch = 1 if device == "cpu" else MAX_BATCH
-        if threads is not None:
-            torch.set_num_threads(threads)
         if device != "cpu":
             # PyTorch otherwise rounds the inputs of float32 convolutions to 10 bits (TF32), and may add in any
             # order. The switches are the whole process's; turning them around each call would race between threads.

@@ -6,6 +6,7 @@ import argparse
 import subprocess
 import sys
 from dataclasses import fields
+from importlib import util
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,30 @@ def test_doctor_reports_what_is_here(capsys: pytest.CaptureFixture[str]) -> None
     words = capsys.readouterr().out
     assert "JPEG decoder works, reduced decoding too" in words
     assert "engine    torch on cpu: usable" in words
+    assert "engine    openvino on cpu: " in words
+
+
+def test_doctor_says_what_would_make_it_faster(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name: None if name == "openvino" else real(name))
+    assert cli.main(["doctor"]) == 0
+    words = capsys.readouterr().out
+    assert "engine    openvino on cpu: not usable; it needs openvino: pip install 'retinafocus[openvino]'" in words
+    assert "missing   the fastest engine for CPUs" in words
+
+
+def test_export_writes_the_network(tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnx")
+    out = tmp_path / "network.onnx"
+    assert cli.main(["export", "--format", "onnx", "--weights", str(tiny_weights), "-o", str(out)]) == 0
+    words = capsys.readouterr().out
+    assert f"wrote {out}" in words
+    assert "licence  none: random numbers" in words
+    assert out.stat().st_size > 100_000
+    assert cli.main(["export", "--format", "openvino", "-o", str(out)]) == 2
+    assert "end it with .xml for format openvino" in capsys.readouterr().err
 
 
 def _verbs() -> dict[str, argparse.ArgumentParser]:

@@ -22,6 +22,7 @@ import pytest
 from pipelines import detect, planning
 from pipelines.report import Progress, summary
 from retinafocus import Detector, DetectorConfig, open_run
+from retinafocus.engines import engine_versions, resolve_engine
 from retinafocus.errors import RunError, SettingsError, WeightsError
 from retinafocus.runs import RUN_FILE, TABLES, Run
 
@@ -57,7 +58,9 @@ def test_run_record_is_enough_to_repeat_the_run(finished: Run) -> None:
     assert info["status"] == "complete"
     assert info["settings"]["detector"]["min_face"] == 20.0
     assert info["weights"]["sha256"] == info["settings"]["weights_sha256"]
-    assert {"python", "torch", "retinafocus"} <= set(info["versions"])
+    engine = info["settings"]["detector"]["engine"]
+    assert engine == resolve_engine("auto", "cpu")
+    assert {"python", "torch", "retinafocus", *engine_versions(engine)} <= set(info["versions"])
     assert info["archive"]["skipped"] == {"other (.txt)": 1, "hidden": 1, "thumbnail or system folder": 1}
 
 
@@ -109,6 +112,15 @@ def test_other_settings_are_refused_and_named(
         detector=DetectorConfig(min_face=40, device="cpu"),
     )
     assert again.info["settings"]["detector"]["min_face"] == 40.0
+
+
+def test_run_keeps_to_its_engine(
+    run_job: Callable[..., Run], archive: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    run_job(archive, tmp_path, tiny_weights, limit=2, detector=DetectorConfig(device="cpu", engine="onnx"))
+    with pytest.raises(RunError, match=r"detector.engine was onnx, is torch\); use the same ones"):
+        run_job(archive, tmp_path, tiny_weights, limit=2, detector=DetectorConfig(device="cpu", engine="torch"))
 
 
 def test_somebody_elses_run_file_is_refused_and_nothing_is_touched(
