@@ -15,15 +15,17 @@ The scorer is the project's own (`retinafocus.evaluation`); the table says recal
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.mosaics import Pasted, paved, shrunk, united
 from retinafocus import Detector, DetectorConfig
+from retinafocus.cascade import CascadeConfig
 from retinafocus.datasets.labelled import LabelledPhoto, read_parquet_folder
 from retinafocus.evaluation.average_precision import PhotoTruth, score
 from retinafocus.photos import decode
@@ -57,6 +59,7 @@ def main() -> None:
         "--sets", nargs="+", default=["labelled", "crowd", "tiny"], help="which sets (default: all three)"
     )
     parser.add_argument("--at-score", type=float, default=0.5, help="of recall and false positives (default: 0.5)")
+    parser.add_argument("--mode", default="auto", help="auto, focus or exhaustive (default: auto, as in a job)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     options = parser.parse_args()
     photos = read_parquet_folder(options.folder)
@@ -69,7 +72,13 @@ def main() -> None:
     for name in options.sets:
         for min_face in options.min_face:
             for weights in options.weights:
-                config = DetectorConfig(min_face=min_face, score_threshold=0.02, device=options.device)
+                config = DetectorConfig(
+                    min_face=min_face,
+                    score_threshold=0.02,
+                    device=options.device,
+                    threads=1,
+                    cascade=CascadeConfig(mode=options.mode),
+                )
                 detector = Detector.from_pretrained(weights, config)
                 found = [detector.detect(scene.pixels()) for scene in sets[name]]
                 print(f"### {name}, min_face {min_face:g}: {Path(weights).name} ({detector.preset.name})\n", flush=True)
@@ -90,64 +99,38 @@ def tiny_scenes(photos: Sequence[LabelledPhoto], seed: int) -> Iterator[Scene]:
     order = random.permutation(len(positives))
     for start in range(0, len(order), PHOTOS_ON_A_CANVAS):
         chosen = [positives[number] for number in order[start : start + PHOTOS_ON_A_CANVAS]]
-        places = _places(chosen, random)
-        truth = _tiny_truth(chosen, places)
+        pasted = _pasted(chosen, random)
         floor = int(random.integers(1 << 30))
-        yield Scene(lambda chosen=chosen, places=places, floor=floor: _paint(chosen, places, negatives, floor), truth)  # type: ignore[misc]
+        yield Scene(lambda pasted=pasted, floor=floor: _paint(pasted, negatives, floor), _tiny_truth(pasted))  # type: ignore[misc]
 
 
-def _places(photos: Sequence[LabelledPhoto], random: np.random.Generator) -> list[tuple[int, int, int, int]]:
-    """(left, top, width, height) of each shrunk photo, one in each cell of a grid that covers the canvas."""
+def _pasted(photos: Sequence[LabelledPhoto], random: np.random.Generator) -> list[Pasted]:
+    """Where each shrunk photo lies: one in each cell of a grid that covers the canvas."""
     columns, rows = PHOTOS_ON_A_CANVAS // 2, 2
     cell = (CANVAS[0] // rows, CANVAS[1] // columns)
-    places = []
+    pasted = []
     for number, photo in zip(random.permutation(columns * rows), photos, strict=False):
         factor = max(random.uniform(*SHRINK), photo.size[0] / cell[0], photo.size[1] / cell[1])
         height, width = (max(1, round(side / factor)) for side in photo.size)
         top = int(number // columns * cell[0] + random.integers(0, cell[0] - height + 1))
         left = int(number % columns * cell[1] + random.integers(0, cell[1] - width + 1))
-        places.append((left, top, width, height))
-    return places
+        pasted.append(Pasted(photo, (left, top, width, height)))
+    return pasted
 
 
-def _tiny_truth(photos: Sequence[LabelledPhoto], places: Sequence[tuple[int, int, int, int]]) -> PhotoTruth:
-    boxes, ignore = [np.zeros((0, 4), np.float32)], [np.zeros((0, 4), np.float32)]
-    for photo, (left, top, width, height) in zip(photos, places, strict=True):
-        scale = np.array([width / photo.size[1], height / photo.size[0]] * 2, np.float32)
-        shift = np.array([left, top] * 2, np.float32)
-        moved = photo.boxes * scale + shift
-        large = np.sqrt((moved[:, 2] - moved[:, 0]) * (moved[:, 3] - moved[:, 1])) >= SMALLEST_FACE
-        boxes.append(moved[large])
-        ignore += [moved[~large], photo.ignore * scale + shift]
-    return PhotoTruth(np.concatenate(boxes), np.concatenate(ignore))
+def _tiny_truth(pasted: Sequence[Pasted]) -> PhotoTruth:
+    known = united(pasted, CANVAS, "tiny", SMALLEST_FACE)
+    return PhotoTruth(known.boxes, known.ignore)
 
 
-def _paint(
-    photos: Sequence[LabelledPhoto],
-    places: Sequence[tuple[int, int, int, int]],
-    negatives: Sequence[LabelledPhoto],
-    seed: int,
-) -> Pixels:
-    canvas = np.full((*CANVAS, 3), 128, np.uint8)
+def _paint(pasted: Sequence[Pasted], negatives: Sequence[LabelledPhoto], seed: int) -> Pixels:
     random = np.random.default_rng(seed)
-    top = 0
-    while top < CANVAS[0]:  # rows of photos without faces, cut to the height of the row's shortest
-        row = [_drawn(negatives, random)]
-        while sum(tile.shape[1] for tile in row) < CANVAS[1]:
-            row.append(_drawn(negatives, random))
-        height = min(tile.shape[0] for tile in row)
-        strip = np.concatenate([tile[:height] for tile in row], axis=1)[: CANVAS[0] - top, : CANVAS[1]]
-        canvas[top : top + strip.shape[0]] = strip
-        top += height
-    for photo, (left, top, width, height) in zip(photos, places, strict=True):
-        small = cv2.resize(decode(photo.path.read_bytes()), (width, height), interpolation=cv2.INTER_AREA)
+    canvas = paved((negatives[int(random.integers(len(negatives)))] for _ in itertools.count()), CANVAS)
+    for item in pasted:
+        left, top, width, height = item.place
         canvas[max(0, top - GUTTER) : top + height + GUTTER, max(0, left - GUTTER) : left + width + GUTTER] = 128
-        canvas[top : top + height, left : left + width] = small
+        canvas[top : top + height, left : left + width] = shrunk(item)
     return canvas
-
-
-def _drawn(photos: Sequence[LabelledPhoto], random: np.random.Generator) -> Pixels:
-    return decode(photos[int(random.integers(len(photos)))].path.read_bytes())
 
 
 def _scene(photo: LabelledPhoto) -> Scene:
