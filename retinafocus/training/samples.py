@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from retinafocus.datasets.labelled import LabelledPhoto
 from retinafocus.errors import SettingsError
 from retinafocus.models.presets import Preset
 from retinafocus.training.augment import CropConfig, LabelledCrop, random_crop
+from retinafocus.training.chips import ChipConfig, random_chip
 from retinafocus.training.photometry import PhotometryConfig, distort
 from retinafocus.training.targets import (
     MATCH_PRESETS,
@@ -36,8 +37,14 @@ from retinafocus.training.targets import (
 class SampleConfig:
     """How samples are drawn and labelled."""
 
+    kind: Literal["crops", "chips"] = "crops"
+    """Crops at random zooms, or chips at a few fixed scales, each for faces of its own sizes (SNIPER)."""
+
     crop: CropConfig = field(default_factory=CropConfig)
-    """Where crops are cut, and how large."""
+    """Where crops are cut, and how large. Of these, chips take side, flip and smallest_face."""
+
+    chip: ChipConfig = field(default_factory=ChipConfig)
+    """Where chips are cut."""
 
     photometry: PhotometryConfig = field(default_factory=PhotometryConfig)
     """How their pixels are changed."""
@@ -133,17 +140,21 @@ class CropSamples(Dataset[Sample]):
             place = int(np.searchsorted(self.cumulative, rng.random(), side="right"))
             return self.photos[place], self.pixels(place)
 
-        crop = random_crop(*pick(), pick, rng, self.config.crop)
+        if self.config.kind == "chips":
+            crop = random_chip(*pick(), rng, self.config.crop, self.config.chip)
+        else:
+            crop = random_crop(*pick(), pick, rng, self.config.crop)
         crop = crop._replace(pixels=distort(crop.pixels, rng, self.config.photometry))
         return Sample(crop, *self._targets(crop))
 
     def _targets(self, crop: LabelledCrop) -> tuple[AnchorTargets, Tensor | None]:
         boxes, ignore = torch.from_numpy(crop.boxes), torch.from_numpy(crop.ignore)
+        in_range = torch.from_numpy(crop.in_range)
         matched = anchor_targets(
             self.anchors,
-            boxes,
-            torch.from_numpy(crop.landmarks),
-            ignore,
+            boxes[in_range],
+            torch.from_numpy(crop.landmarks)[in_range],
+            torch.cat([ignore, boxes[~in_range]]),
             variances=self.preset.variances,
             config=self.config.match,
         )

@@ -10,8 +10,8 @@ from torch import Tensor
 from retinafocus.training.samples import Sample
 from retinafocus.training.targets import IGNORED, POSITIVE
 
-FACE, IGNORE, ANCHOR = (255, 255, 255), (255, 0, 0), (0, 255, 0)
-"""RGB of the outlines of faces, ignore regions and positive anchors."""
+FACE, OUT_OF_RANGE, IGNORE, ANCHOR = (255, 255, 255), (255, 140, 0), (255, 0, 0), (0, 255, 0)
+"""RGB of the outlines of faces, faces that are for another scale, ignore regions and positive anchors."""
 
 FOCUS_TINTS = {POSITIVE: (255, 220, 0), IGNORED: (60, 60, 255)}
 """RGB that tints the focus cells with these labels."""
@@ -38,7 +38,13 @@ def draw_sample(sample: Sample, anchors: Tensor, *, enlargement: int = 2) -> NDA
     picture = np.repeat(np.repeat(picture, enlargement, axis=0), enlargement, axis=1)
     positive = anchors[sample.anchors.positives].numpy()
     matched = np.concatenate([positive[:, :2] - positive[:, 2:] / 2, positive[:, :2] + positive[:, 2:] / 2], axis=1)
-    for boxes, colour in ((matched, ANCHOR), (crop.ignore, IGNORE), (crop.boxes, FACE)):
+    outlined = (
+        (matched, ANCHOR),
+        (crop.ignore, IGNORE),
+        (crop.boxes[~crop.in_range], OUT_OF_RANGE),
+        (crop.boxes[crop.in_range], FACE),
+    )
+    for boxes, colour in outlined:
         for left, top, right, bottom in np.rint(boxes * enlargement).astype(int).tolist():
             cv2.rectangle(picture, (left, top), (right, bottom), colour, 1)
     for points in crop.landmarks * enlargement:

@@ -162,13 +162,13 @@ def overlapping_pairs(anchors: Tensor, boxes: Tensor) -> Pairs:
     """
     corners, others = anchors.numpy(), boxes.numpy()
     step = BAND if len(others) > 64 else max(1, len(corners))
+    has_area = (others[:, 2:] > others[:, :2]).all(axis=1)
     rows, columns = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     for first in range(0, len(corners), step):
-        band = corners[first : first + step]
-        near = np.flatnonzero((others[:, 3] > band[:, 1].min()) & (others[:, 1] < band[:, 3].max()))
-        low = np.maximum(band[:, None, :2], others[near, :2])
-        high = np.minimum(band[:, None, 2:], others[near, 2:])
-        row, column = np.nonzero((high[..., 0] > low[..., 0]) & (high[..., 1] > low[..., 1]))
+        left, top, right, bottom = corners[first : first + step, :, None].transpose(1, 0, 2)
+        near = np.flatnonzero(has_area & (others[:, 3] > top.min()) & (others[:, 1] < bottom.max()))
+        x1, y1, x2, y2 = others[near].T
+        row, column = np.nonzero((left < x2) & (right > x1) & (top < y2) & (bottom > y1))
         rows.append(row + first)
         columns.append(near[column])
     row, column = np.concatenate(rows), np.concatenate(columns)

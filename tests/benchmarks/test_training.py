@@ -84,7 +84,8 @@ def test_both_samplings_are_trained_and_judged(
     folder: Path,
     tmp_path: Path,
 ) -> None:
-    arguments = [*settings, "--set", "sample.crop.side=32", "--judge", str(folder), "--crops", "4"]
+    monkeypatch.setattr(sampling, "TIMED_SAMPLES", 3)
+    arguments = [*settings, "--set", "sample.crop.side=32", "--judge", str(folder), "--crops", "4", "--min-face", "40"]
     run(monkeypatch, sampling, [*arguments, "-o", str(tmp_path / "out")])
     told = capsys.readouterr().out
     assert "from random weights, 4 samples of 32 px in batches of 2, seed 0; AP on 4 photos" in told

@@ -254,7 +254,8 @@ def _broken_photos(folder: Path) -> dict[str, str]:
     picture = np.random.default_rng(5).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     jpeg = cv2.imencode(".jpg", picture)[1].tobytes()
     bomb = cv2.imencode(".png", picture)[1].tobytes()
-    header = bomb[12:16] + (30_000).to_bytes(4, "big") * 2 + bomb[24:29]
+    # Interlaced, so that it cannot be read in strips.
+    header = bomb[12:16] + (30_000).to_bytes(4, "big") * 2 + bomb[24:28] + b"\x01"
     bomb = bomb[:12] + header + zlib.crc32(header).to_bytes(4, "big") + bomb[33:]
     contents = {
         "whole.jpg": (jpeg, "ok"),

@@ -88,11 +88,13 @@ def test_small_faces_become_ignore_regions(make_photo: MakePhoto) -> None:
     assert crop.ignore.tolist() == [[50, 50, 60, 60], [0, 0, 3, 3]]
 
 
-@pytest.mark.parametrize("mosaic", [0.0, 1.0], ids=["plain", "mosaic"])
-def test_labels_stay_on_their_pixels(make_photo: MakePhoto, mosaic: float) -> None:
+@pytest.mark.parametrize(
+    ("mosaic", "grid"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)], ids=["plain", "mosaic", "grid", "both"]
+)
+def test_labels_stay_on_their_pixels(make_photo: MakePhoto, mosaic: float, grid: float) -> None:
     photo = make_photo((150, 230), ((60, 40, 100, 90),))
     other = make_photo((90, 80))
-    config = CropConfig(side=160, mosaic=mosaic, thinnest_strip=8)
+    config = CropConfig(side=160, mosaic=mosaic, thinnest_strip=8, grid=grid)
     seen = 0
     for seed in range(40):
         crop = random_crop(*photo, lambda: other, np.random.default_rng(seed), config)
@@ -121,6 +123,17 @@ def test_faces_of_all_sizes_appear(make_photo: MakePhoto) -> None:
     counts, _ = np.histogram(sides, [4, 8, 16, 32, 64, 128, 256, 360.1])
     assert (counts > 5).all()
     assert max(sides) <= 360.1, "no more than three times as large as in the photo"
+
+
+def test_a_grid_shows_a_face_of_each_of_its_four_photos(make_photo: MakePhoto) -> None:
+    photo = make_photo((200, 200), ((80, 80, 120, 120),))
+    config = CropConfig(side=121, aimed=1.0, mosaic=0.0, grid=1.0, face_sides=(8, 16))
+    for seed in range(20):
+        crop = random_crop(*photo, lambda: photo, np.random.default_rng(seed), config)
+        assert crop.pixels.shape == (121, 121, 3)
+        centres = (crop.boxes[:, :2] + crop.boxes[:, 2:]) / 2
+        assert {(x > 60.5, y > 60.5) for x, y in centres.tolist()} == {(a, b) for a in (0, 1) for b in (0, 1)}
+        assert crop.boxes.max() <= 121
 
 
 def test_an_aimed_at_face_is_seen(make_photo: MakePhoto) -> None:

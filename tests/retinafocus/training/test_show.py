@@ -12,14 +12,15 @@ from retinafocus.training.targets import AnchorTargets
 
 
 def test_outlines_points_and_cells_are_where_they_belong() -> None:
-    landmarks = np.full((1, 5, 2), np.nan, dtype=np.float32)
+    landmarks = np.full((2, 5, 2), np.nan, dtype=np.float32)
     landmarks[0, 0] = (10, 10)
     crop = LabelledCrop(
         pixels=np.zeros((30, 30, 3), dtype=np.uint8),
-        boxes=np.array([[4, 4, 16, 16]], dtype=np.float32),
-        sides=np.array([12], dtype=np.float32),
+        boxes=np.array([[4, 4, 16, 16], [1, 20, 6, 25]], dtype=np.float32),
+        sides=np.array([12, 5], dtype=np.float32),
         landmarks=landmarks,
         ignore=np.array([[20, 20, 26, 26]], dtype=np.float32),
+        in_range=np.array([True, False]),
     )
     anchors = torch.tensor([[100.0, 100, 10, 10], [10, 20, 4, 4]])
     empty = torch.zeros((0, 4))
@@ -30,6 +31,7 @@ def test_outlines_points_and_cells_are_where_they_belong() -> None:
     assert picture[8, 20].tolist() == [255, 255, 255], "top side of the face"
     assert picture[20, 20].tolist() == [255, 0, 0], "left eye"
     assert picture[40, 46].tolist() == [255, 0, 0], "ignore region"
+    assert picture[40, 6].tolist() == [255, 140, 0], "face for another scale"
     assert picture[36, 20].tolist() == [0, 255, 0], "positive anchor"
     assert picture[2, 2].tolist() == [102, 88, 0], "focus cell"
     assert picture[58, 58].tolist() == [24, 24, 102], "ignored cell, cut by the border"
