@@ -152,8 +152,8 @@ def mean_pixels(sample: Sample, detector: Detector) -> tuple[float, float]:
     """Pixels of a photo, and of all its levels together, on average over a sample; zeros for an empty one."""
     if not sample.photos:
         return 0.0, 0.0
-    config, photos = detector.config, sample.photos.values()
-    planned = [config.cascade.plan(photo.size, config.min_face, detector.preset).pixels for photo in photos]
+    photos = sample.photos.values()
+    planned = [detector.exhaustive_pixels(photo.size) for photo in photos]
     return float(np.mean([photo.pixels for photo in photos])), float(np.mean(planned))
 
 
@@ -180,7 +180,7 @@ def calibrate(detector: Detector, uris: Sequence[str]) -> Calibration:
         height, width = result.plan.photo_size
         calibration.looked_at += 1
         calibration.photo_pixels += height * width
-        calibration.planned_pixels += result.plan.pixels
+        calibration.planned_pixels += detector.exhaustive_pixels(result.plan.photo_size)
         calibration.shown_pixels += result.pixels_processed
         for step, spent in zip(STEPS, (result.ms_decode, result.ms_network, result.ms_other), strict=True):
             calibration.seconds[step] += spent / 1e3

@@ -23,7 +23,7 @@ from retinafocus.runs import LEDGER_FOLDER, MANIFEST_FILE, TABLES, ledger_name, 
 _OUR_NAME = re.compile(rf"part-\d{{8}}-\w+\.parquet|\d{{8}}\.json|photos\.parquet|{re.escape(TEMPORARY_PREFIX)}.*")
 
 CASCADE_COUNTS = ("pixels_planned", "photos_looked_closer", "chips", "chip_pixels", "chip_pixels_asked")
-"""What the cascade did, in each shard's record: pixels of all levels, photos of which a finer level was looked at, its
+"""What the cascade did, in each shard's record: pixels if every level were looked at whole, photos with chips, their
 chips, their pixels, and how many of those the focus map had asked for."""
 
 _TOTALS = ("photos", "faces", "photos_with_faces", "pixels_processed", *CASCADE_COUNTS)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from pipelines.ledger import CASCADE_COUNTS, commit_shard, read_record
 from pipelines.store import LocalStore
-from retinafocus.cascade import PhotoResult, PreparedPhoto
+from retinafocus.cascade import MAX_DECODERS, PhotoResult, PreparedPhoto
 from retinafocus.detector import Detector, DetectorConfig
 from retinafocus.errors import PhotoError, SettingsError, WeightsError
 from retinafocus.faces import FACES_SCHEMA, IMAGES_SCHEMA, TIMING_SCHEMA, Faces
@@ -65,7 +65,8 @@ class StageConfig:
     """Goes into the metadata of every Parquet part."""
 
     read_ahead: int = 2
-    """Photos read and decoded ahead of the network; bounds the decoded photos held in memory to one more than this."""
+    """Photos read and decoded ahead of the network; bounds the decoded photos held in memory to one more than this. An
+    engine that takes several at once has as many more being prepared, two groups in all."""
 
 
 @dataclass
@@ -83,15 +84,15 @@ class _Looked:
     """What the cascade did, for the shard's record."""
     ms: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def take(self, result: PhotoResult) -> None:
+    def take(self, result: PhotoResult, exhaustive_pixels: int) -> None:
         self.faces, self.pixels = result.faces, result.pixels_processed
         # Decoding for a finer look is beside what `_prepare` took.
         self.ms["decode"] += max(0.0, result.ms_decode - self.ms["decode"])
         self.ms["network"] += result.ms_network
         self.ms["other"] += result.ms_other
         self.counts.update(
-            pixels_planned=result.plan.pixels,
-            photos_looked_closer=int(result.plan.whole < len(result.plan.levels) and result.focus_share > 0),
+            pixels_planned=exhaustive_pixels,
+            photos_looked_closer=int(result.chips > 0),
             chips=result.chips,
             chip_pixels=result.chip_pixels,
             chip_pixels_asked=result.chip_pixels_asked,
@@ -155,17 +156,22 @@ class DetectShard:
 
     def _look_at(self, rows: list[dict[str, Any]]) -> Iterator[_Looked]:
         together = self.detector.engine.batch
-        read_ahead = max(self.config.read_ahead, together)
-        with ThreadPoolExecutor(max_workers=self.config.read_ahead, thread_name_prefix="read") as pool:
+        # One group is looked at while the next is prepared.
+        read_ahead = self.config.read_ahead if together == 1 else 2 * together
+        threads = min(read_ahead, max(self.config.read_ahead, MAX_DECODERS if together > 1 else 0))
+        with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="read") as pool:
             ahead: deque[Future[_Looked]] = deque()
             remaining = iter(rows)
+
+            def refill() -> None:
+                while len(ahead) < read_ahead and (row := next(remaining, None)) is not None:
+                    ahead.append(pool.submit(self._prepare, row))
+
             try:
-                while True:
-                    while len(ahead) < read_ahead and (row := next(remaining, None)) is not None:
-                        ahead.append(pool.submit(self._prepare, row))
-                    if not ahead:
-                        return
+                refill()
+                while ahead:
                     group = [ahead.popleft().result() for _ in range(min(together, len(ahead)))]
+                    refill()
                     if self._stop.is_set():
                         raise Stopped
                     self._detect(group)
@@ -210,7 +216,7 @@ class DetectShard:
             if isinstance(result, PhotoError):
                 looked.status, looked.error = result.status, result.reason
             else:
-                looked.take(result)
+                looked.take(result, self.detector.exhaustive_pixels(result.plan.photo_size))
 
     def _tables(self, looked: list[_Looked], shard: int, attempt: str) -> dict[str, pa.Table]:
         looked = sorted(looked, key=lambda photo: photo.row["image_id"])

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from retinafocus.engines import Engine
+from retinafocus.engines import Engine, photo_errors
 from retinafocus.errors import PhotoError
 from retinafocus.focus.settings import CascadeConfig
 from retinafocus.focus.way import STEPS, Part, PhotoResult, PreparedPhoto, Trace, Way, area, share_looked_at
@@ -28,6 +28,7 @@ from retinafocus.sources import DecodedPhoto, GivenPixels, PixelSource, plan_dec
 from retinafocus.streams import open_stream
 
 __all__ = [
+    "MAX_DECODERS",
     "STEPS",
     "CascadeConfig",
     "PhotoResult",
@@ -152,7 +153,9 @@ def _run(parts: Sequence[Part], engine: Engine) -> None:
     """Run the network on rectangles of one shape; what fails together is tried one by one."""
     start = time.perf_counter()
     try:
-        outputs = engine.run(np.stack([part.pixels for part in parts]) if len(parts) > 1 else parts[0].pixels[None])
+        with photo_errors():
+            pixels = np.stack([part.pixels for part in parts]) if len(parts) > 1 else parts[0].pixels[None]
+        outputs = engine.run(pixels)
     except PhotoError as error:
         if len(parts) == 1:
             parts[0].way.error = error

@@ -201,6 +201,10 @@ class Detector:
         result or what kept it from being looked at. One thread at a time."""
         return cascade.look_many(prepared, self.engine, self.config.cascade, self._post)
 
+    def exhaustive_pixels(self, photo_size: tuple[int, int]) -> int:
+        """What looking at every level of a photo of that (height, width) whole would cost, in pixels."""
+        return self.config.cascade.exhaustive_pixels(photo_size, self.config.min_face, self.preset)
+
     def _finish(self, photo: Photo, prepared: Future[PreparedPhoto]) -> Faces:
         """The faces of a photo that is being prepared."""
         try:

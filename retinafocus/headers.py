@@ -237,10 +237,15 @@ def jpeg_frame(data: bytes) -> tuple[int, list[tuple[int, int]]]:
     Returns:
         Where the two bytes of its height, then the two of its width are; each component's (across, down) sampling.
 
+    Raises:
+        PhotoError: corrupt, a sampling is not 1..4.
+
     Source: ITU-T T.81, section B.2.2.
     """
     at = _read_jpeg(data).frame_at
     samplings = data[at + 7 : at + 6 + 3 * data[at + 5] : 3]
+    if any(not (1 <= sampling >> 4 <= 4 and 1 <= sampling & 15 <= 4) for sampling in samplings):
+        raise PhotoError("corrupt", "the JPEG header states a sampling there is not; copy the file again")
     return at + 1, [(sampling >> 4, sampling & 15) for sampling in samplings]
 
 

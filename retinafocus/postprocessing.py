@@ -84,7 +84,7 @@ def find_candidates(outputs: Outputs, size: tuple[int, int], preset: Preset, con
     """
     # softmax over two classes is the sigmoid of their difference, so the floor is a floor on the difference.
     margins = outputs.class_logits[0, :, 1].float() - outputs.class_logits[0, :, 0].float()
-    _check_finite(margins)
+    check_finite(margins)
     chosen = torch.nonzero(margins >= _logit(config.score_floor)).squeeze(1)
     limit = config.candidate_limit(size[0] * size[1])
     if limit is not None and len(chosen) > limit:
@@ -94,8 +94,8 @@ def find_candidates(outputs: Outputs, size: tuple[int, int], preset: Preset, con
     anchors = anchor_boxes(preset.anchors, size)[chosen.cpu()]
     boxes = decode_boxes(outputs.box_deltas[0, chosen].cpu().float(), anchors, preset.variances)
     landmarks = decode_landmarks(outputs.landmark_deltas[0, chosen].cpu().float(), anchors, preset.variances)
-    _check_finite(boxes)
-    _check_finite(landmarks)
+    check_finite(boxes)
+    check_finite(landmarks)
     above = scores >= config.score_floor
     return Candidates(boxes[above].numpy(), scores[above].numpy(), landmarks[above].numpy())
 
@@ -106,7 +106,8 @@ def _logit(probability: float) -> float:
     return -math.inf if probability == 0 else math.log(probability / (1 - probability)) - 1e-4
 
 
-def _check_finite(values: Tensor) -> None:
+def check_finite(values: Tensor) -> None:
+    """Raise PhotoError unless every number of an output is one: the others would pass for "nothing there"."""
     if not bool(torch.isfinite(values).all()):
         raise PhotoError(
             "model_error", "the network's output is not finite; check the weights, or use precision float32"

@@ -48,10 +48,15 @@ def can_stream(header: PhotoHeader, data: bytes) -> str:
 
     Returns:
         The reason, in words; empty if it can be.
+
+    Raises:
+        PhotoError: truncated or corrupt, as far as the header tells.
     """
     try:
         open_rows(data, header)
     except PhotoError as error:
+        if error.status != "unsupported_format":
+            raise
         return error.reason
     return ""
 
@@ -68,6 +73,7 @@ def open_stream(data: bytes, header: PhotoHeader, *, memory: int, open_pixels: i
     Raises:
         PhotoError: `too_large`, decided from the header; truncated or corrupt.
     """
+    check_extents(data, header)
     size, limit = f"{header.width} x {header.height} px", f"more than the limit of {memory / GIB:.1f} GiB"
     reason = can_stream(header, data)
     if reason:

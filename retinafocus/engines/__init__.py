@@ -13,7 +13,7 @@ from retinafocus.engines.choice import (
     resolve_device,
     resolve_engine,
 )
-from retinafocus.engines.protocol import PRECISIONS, Engine, EngineReport
+from retinafocus.engines.protocol import PRECISIONS, Engine, EngineReport, photo_errors
 from retinafocus.engines.torch_engine import TorchEngine, fold_batch_norms
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "engine_versions",
     "fold_batch_norms",
     "make_engine",
+    "photo_errors",
     "resolve_device",
     "resolve_engine",
 ]

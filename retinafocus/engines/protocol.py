@@ -19,7 +19,7 @@ PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": to
 
 
 # The CPU allocators of PyTorch, OpenVINO and ONNX Runtime have no class of error; their messages are the only sign.
-_OUT_OF_MEMORY = ("can't allocate memory", "Failed to allocate", "bad_alloc")
+_OUT_OF_MEMORY = ("can't allocate memory", "Failed to allocate", "bad_alloc", "Insufficient memory")
 
 
 class Engine(Protocol):
@@ -101,7 +101,7 @@ def photo_errors(*kinds: type[Exception]) -> Iterator[None]:
     except caught as error:
         memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
         if memory or any(sign in str(error) for sign in _OUT_OF_MEMORY):
-            reason = "the network needs more memory for it than there is; use a larger min_face or a smaller max_pixels"
+            reason = "there was not enough memory to look at it; use fewer workers or a smaller cascade.network_pixels"
             raise PhotoError("out_of_memory", reason) from error
         # Not the message itself: it can hold addresses, and two runs must record the same text.
         raise PhotoError("model_error", f"the network failed with a {type(error).__name__}") from error

@@ -89,7 +89,7 @@ def sides_from(smallest: int, largest: int) -> NDArray[np.int32]:
 
 
 def tiles_of(box: tuple[int, int, int, int], max_pixels: int, overlap: int) -> NDArray[np.int32]:
-    """Cut a rectangle into overlapping tiles of one size, if it is too large to look at at once.
+    """Cut a rectangle into overlapping tiles of one size, if it is too large to look at at once, or too high.
 
     Args:
         box: xyxy in level pixels, right and bottom exclusive.
@@ -104,7 +104,7 @@ def tiles_of(box: tuple[int, int, int, int], max_pixels: int, overlap: int) -> N
     """
     left, top, right, bottom = box
     height, width = bottom - top, right - left
-    if height * width <= max_pixels:
+    if height * width <= max_pixels and height <= tile_side(max_pixels, overlap):
         return np.array([box], np.int32)
     tile_height, tile_width = _tile_size(height, width, max_pixels, overlap)
     rows = top + _starts(height, tile_height, overlap)
@@ -204,12 +204,12 @@ def tile_side(max_pixels: int, overlap: int) -> int:
 
 
 def _tile_size(height: int, width: int, max_pixels: int, overlap: int) -> tuple[int, int]:
-    """(height, width) of equal tiles: of a strip as high as it is, else as nearly square as they may be."""
+    """(height, width) of equal tiles: never higher than a square one, so that a photo read in strips has few open."""
     most = tile_side(max_pixels, overlap)
     if height <= most:
         return height, _equal_side(width, max_pixels // height, overlap)
     if width <= most:
-        return _equal_side(height, max_pixels // width, overlap), width
+        return _equal_side(height, most, overlap), width
     return _equal_side(height, most, overlap), _equal_side(width, most, overlap)
 
 

@@ -35,6 +35,10 @@ class CascadeConfig:
     """When chips would cover more than this share of a level it is looked at whole: many chips cost more than what they
     leave out."""
 
+    crowded: float = 0.4
+    """When focus pixels cover more than this share of a level, the levels between are left out and the finest is looked
+    at whole: on a crowd they would cost their price and spare nothing."""
+
     zoom: int | None = None
     """Ratio of the scales of neighbouring levels, a power of two. None: 4 where every level is looked at whole; 2 where
     chips are, since the focus maps of levels between tell faces from texture better than the coarsest one, and so leave
@@ -55,8 +59,15 @@ class CascadeConfig:
             raise SettingsError("cascade.chips is empty; give one entry at least")
         if not 0 <= self.border < math.inf:
             raise SettingsError(f"cascade.border is {self.border}; choose 0 px or more")
+        zoom = self.zoom
+        if zoom is not None and (not isinstance(zoom, int) or zoom < 2 or zoom & (zoom - 1)):
+            raise SettingsError(f"cascade.zoom is {zoom}; choose a power of two from 2 on, or None")
+        if self.network_pixels < 1:
+            raise SettingsError(f"cascade.network_pixels is {self.network_pixels}; choose at least 1")
         if not 0 <= self.whole_above <= 1:
             raise SettingsError(f"cascade.whole_above is {self.whole_above}; choose a share 0..1")
+        if not 0 <= self.crowded <= 1:
+            raise SettingsError(f"cascade.crowded is {self.crowded}; choose a share 0..1")
         if not 0 <= self.finer_looks <= 1:
             raise SettingsError(f"cascade.finer_looks is {self.finer_looks}; choose a share 0..1")
 
@@ -98,6 +109,10 @@ class CascadeConfig:
             return config
         thresholds = preset.focus.thresholds
         return replace(config, threshold=thresholds[min(finer, len(thresholds) - 1)])
+
+    def exhaustive_pixels(self, photo_size: tuple[int, int], min_face: float, preset: Preset) -> int:
+        """Pixels through the network if every level of a photo were looked at whole, as in exhaustive mode."""
+        return replace(self, mode="exhaustive").plan(photo_size, min_face, preset).pixels
 
     def tile_overlap(self, preset: Preset) -> int:
         """Level pixels that neighbouring tiles share: the largest face kept from a level that has finer ones, whole."""

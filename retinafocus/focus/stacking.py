@@ -72,8 +72,8 @@ class Stack:
 def stack(looks: Sequence[Look], *, border: float, nms_iou: float, keep_top_k: int | None) -> Stack:
     """Unite what was found. The order of the looks does not matter to `faces`.
 
-    A candidate below its level's range of sizes is dropped only where a finer level looked as well: elsewhere nobody
-    else can find it.
+    A candidate below its level's range of sizes is dropped only where one look at a finer level holds it whole:
+    elsewhere nobody else can find it.
 
     Args:
         looks: of one photo; may be empty.
@@ -91,7 +91,7 @@ def stack(looks: Sequence[Look], *, border: float, nms_iou: float, keep_top_k: i
     scores = np.concatenate([look.candidates.scores for look in looks])
     levels = np.concatenate([np.full(len(look.candidates), look.level.index, np.int16) for look in looks])
     verdicts = np.concatenate([_cut(look, border) for look in looks])
-    verdicts[_wrong_size(looks, boxes, sides, levels) & (verdicts == Verdict.KEPT)] = Verdict.SIZE
+    verdicts[_wrong_size(looks, boxes, sides, levels, border) & (verdicts == Verdict.KEPT)] = Verdict.SIZE
     boxes = clip_boxes(torch.from_numpy(boxes), looks[0].level.photo_size).numpy()
     unseen = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
     verdicts[unseen & (verdicts == Verdict.KEPT)] = Verdict.OUTSIDE
@@ -127,26 +127,34 @@ def _cut(look: Look, border: float) -> NDArray[np.int8]:
 
 
 def _wrong_size(
-    looks: Sequence[Look], boxes: NDArray[np.float32], sides: NDArray[np.float32], levels: NDArray[np.int16]
+    looks: Sequence[Look],
+    boxes: NDArray[np.float32],
+    sides: NDArray[np.float32],
+    levels: NDArray[np.int16],
+    border: float,
 ) -> NDArray[np.bool_]:
-    """(N,) whether another level sees a candidate of that size better, and has looked at where it is."""
+    """(N,) whether another level sees a candidate of that size better, and has looked at all of it."""
     lows = np.concatenate([np.full(len(look.candidates), look.level.face_range[0]) for look in looks])
     highs = np.concatenate([np.full(len(look.candidates), look.level.face_range[1]) for look in looks])
     small = sides <= lows
     for level in np.unique(levels[small]):
         chosen = np.nonzero(small & (levels == level))[0]
-        centres = (boxes[chosen, :2] + boxes[chosen, 2:]) / 2
-        small[chosen] = _inside_any(centres, [look for look in looks if look.level.index > level])
+        small[chosen] = _whole_in_any(boxes[chosen], [look for look in looks if look.level.index > level], border)
     wrong: NDArray[np.bool_] = small | (sides > highs)
     return wrong
 
 
-def _inside_any(points: NDArray[np.floating], looks: Sequence[Look]) -> NDArray[np.bool_]:
-    """(N,) whether each point, in photo pixels, lies in the rectangle of one of the looks."""
-    inside = np.zeros(len(points), bool)
+def _whole_in_any(boxes: NDArray[np.float32], looks: Sequence[Look], border: float) -> NDArray[np.bool_]:
+    """(N,) whether each box, in photo pixels, lies in one of the looks, far enough inside not to be cut there."""
+    inside = np.zeros(len(boxes), bool)
     for look in looks:
-        left, top, right, bottom = look.level.to_photo(np.array(look.box, np.float32))
-        inside |= (points[:, 0] >= left) & (points[:, 0] < right) & (points[:, 1] >= top) & (points[:, 1] < bottom)
+        left, top, right, bottom = look.box
+        height, width = look.level.size
+        low = look.level.to_photo(np.array([left + border, top + border], np.float32))
+        high = look.level.to_photo(np.array([right - border, bottom - border], np.float32))
+        low = np.where([left > 0, top > 0], low, -np.inf)
+        high = np.where([right < width, bottom < height], high, np.inf)
+        inside |= (boxes[:, :2] >= low).all(axis=1) & (boxes[:, 2:] <= high).all(axis=1)
     return inside
 
 

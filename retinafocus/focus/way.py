@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from retinafocus.engines import photo_errors
 from retinafocus.errors import PhotoError
 from retinafocus.faces import Faces
 from retinafocus.focus.chips import chips_around, tiles_of
@@ -19,7 +22,7 @@ from retinafocus.focus.stacking import Look, Stack, stack
 from retinafocus.levels import Level, LevelPlan
 from retinafocus.models import Outputs, Preset
 from retinafocus.photos import PhotoHeader
-from retinafocus.postprocessing import PostConfig, find_candidates
+from retinafocus.postprocessing import PostConfig, check_finite, find_candidates
 from retinafocus.sources import PixelSource
 
 STEPS = ("decode", "network", "other")
@@ -125,52 +128,52 @@ class Way:
     def load(self) -> None:
         """Decode what the next level needs; an error ends the way."""
         start = time.perf_counter()
-        try:
+        with self._errors_caught():
             self.photo.source.load(self.level)
-        except PhotoError as error:
-            self.error = error
         self.seconds["decode"] += time.perf_counter() - start
 
     def parts(self) -> Iterator[Part]:
         """The pixels of the next level's rectangles; an error ends them and the way."""
         if self.error is not None:
             return
-        try:
+        with self._errors_caught():
             start = time.perf_counter()
             for number, pixels in self.photo.source.read(self.level, self.boxes):
                 self.seconds["decode"] += time.perf_counter() - start
                 left, top, right, bottom = self.boxes[number].tolist()
                 yield Part(self, self.level, (left, top, right, bottom), pixels)
                 start = time.perf_counter()
-        except PhotoError as error:
-            self.error = error
 
     def take(self, part: Part, outputs: Outputs) -> None:
         """What the network said about one rectangle: outputs for a batch of one."""
         start = time.perf_counter()
-        try:
+        with self._errors_caught():
             candidates = find_candidates(outputs, part.pixels.shape[:2], self.preset, self.post)
-        except PhotoError as error:
-            self.error = error
-            return
-        self.looks.append(Look(part.level, part.box, candidates))
-        if self._needs_map(part.level) and outputs.focus_logits is not None:
-            self._paint(part, outputs.focus_logits[0, 0].float().sigmoid().cpu().numpy())
+            self.looks.append(Look(part.level, part.box, candidates))
+            if self._needs_map(part.level) and outputs.focus_logits is not None:
+                check_finite(outputs.focus_logits)
+                self._paint(part, outputs.focus_logits[0, 0].float().sigmoid().cpu().numpy())
         self.seconds["other"] += time.perf_counter() - start
 
     def advance(self) -> None:
         """Choose the rectangles of the next level."""
         start = time.perf_counter()
         finished, self.index = self.level, self.index + 1
-        if self.index == len(self.photo.plan.levels):
-            self.boxes = np.empty((0, 4), np.int32)
-        elif self.index < self.photo.plan.whole:
-            self.boxes = self._tiled([(0, 0, *self.level.size[::-1])])
-        else:
-            self.boxes = self._tiled(self._chips(finished).tolist())
-            self.chips += len(self.boxes)
+        with self._errors_caught():
+            if self.index == len(self.photo.plan.levels):
+                self.boxes = np.empty((0, 4), np.int32)
+            elif self.index < self.photo.plan.whole:
+                self.boxes = self._tiled([(0, 0, *self.level.size[::-1])])
+            elif self._is_crowded(finished):
+                self.index = len(self.photo.plan.levels) - 1
+                self.boxes = self._tiled([(0, 0, *self.level.size[::-1])])
+                self.chips += len(self.boxes)
+            else:
+                self.boxes = self._tiled(self._chips(finished).tolist())
+                self.chips += len(self.boxes)
         self.seconds["other"] += time.perf_counter() - start
-        self.seconds_until.append(dict(self.seconds))
+        # The time so far also stands for each level that was left out.
+        self.seconds_until.extend(dict(self.seconds) for _ in range(self.index - finished.index))
 
     def result(self) -> PhotoResult:
         start = time.perf_counter()
@@ -193,6 +196,21 @@ class Way:
                 stack=stacked, looks=tuple(self.looks), focus_maps=self.focus_maps, times=tuple(self._level_times())
             ),
         )
+
+    @contextlib.contextmanager
+    def _errors_caught(self) -> Iterator[None]:
+        """An error of this photo ends its way and no other's."""
+        try:
+            with photo_errors(cv2.error):
+                yield
+        except PhotoError as error:
+            self.error = error
+
+    def _is_crowded(self, level: Level) -> bool:
+        """Whether focus pixels cover so much of a level that those between it and the finest would spare nothing."""
+        threshold = self.config.chips_of(self.index - self.photo.plan.whole, self.preset).threshold
+        assert threshold is not None
+        return float((self.focus_maps[level.index] >= threshold).mean()) > self.config.crowded
 
     def _needs_map(self, level: Level) -> bool:
         return self.photo.plan.whole - 1 <= level.index < len(self.photo.plan.levels) - 1

@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -315,6 +316,33 @@ def test_unforeseen_error_is_one_row_and_the_job_goes_on(
     assert run.complete
     assert [(row["status"], row["faces"]) for row in rows] == [(status, None)]
     assert rows[0]["error"].startswith(reason)
+
+
+def test_engine_that_takes_several_photos_at_once_gives_the_same_rows(
+    run_job: Callable[..., Run], archive: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = run_job(archive, tmp_path / "alone", tiny_weights, workers="1")
+    sizes: list[int] = []
+    look_many = Detector.look_many
+
+    def counted(self: Detector, photos: Any) -> Any:
+        sizes.append(len(photos))
+        if len(sizes) == 1:
+            raise ZeroDivisionError  # the whole group is then looked at one by one
+        return look_many(self, photos)
+
+    monkeypatch.setattr(Detector, "look_many", counted)
+    begin = Detector.__init__
+
+    def in_threes(self: Detector, *arguments: Any, **options: Any) -> None:
+        begin(self, *arguments, **options)
+        self.engine.batch = 3
+
+    monkeypatch.setattr(Detector, "__init__", in_threes)
+    together = run_job(archive, tmp_path / "together", tiny_weights, workers="1")
+    assert sizes[:4] == [3, 1, 1, 1]
+    assert max(sizes[4:]) > 1
+    assert together.images().to_pylist() == alone.images().to_pylist()
 
 
 def test_photo_that_changed_since_the_listing_is_not_looked_at(

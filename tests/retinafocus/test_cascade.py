@@ -333,6 +333,46 @@ class TestFocus:
         assert sorted(map(tuple, result.faces.boxes.round().tolist())) == sorted(FACES)
         assert {look.level.index for look in result.trace.looks} == {0, 1, 2}
 
+    def test_crowd_skips_the_levels_between(self) -> None:
+        boxes = [(x, y, x + 24, y + 24) for x in range(40, 1500, 30) for y in range(40, 1100, 30)]
+        result = focused(photo_with((1200, 1600), *boxes), CascadeConfig(zoom=2))
+        assert [look.level.scale for look in result.trace.looks] == [1 / 4, 1]
+        assert result.pixels_processed == 300 * 400 + 1200 * 1600
+        assert len(result.trace.times) == 3
+        assert len(result.faces) == len(boxes)
+
+    def test_focus_map_that_is_not_finite_is_an_error_of_the_photo(self) -> None:
+        class Sick(RedSquareEngine):
+            def run(self, pixels: np.ndarray) -> Outputs:
+                outputs = super().run(pixels)
+                assert outputs.focus_logits is not None
+                return outputs._replace(focus_logits=outputs.focus_logits * math.nan)
+
+        ready = prepare(self.PHOTO, min_face=20, preset=FOCUS_PRESET)
+        with pytest.raises(PhotoError, match="not finite"):
+            cascade.look(ready, Sick(FOCUS_PRESET), CascadeConfig(), PostConfig())
+
+    @pytest.mark.parametrize(
+        ("error", "status"),
+        [
+            pytest.param(cv2.error("Insufficient memory"), "out_of_memory", id="opencv"),
+            pytest.param(MemoryError(), "out_of_memory", id="python"),
+            pytest.param(RuntimeError("strange"), "model_error", id="other"),
+        ],
+    )
+    def test_whatever_reading_raises_is_an_error_of_that_photo(self, error: Exception, status: str) -> None:
+        class Breaking(GivenPixels):
+            def load(self, level: Level) -> None:
+                raise error
+
+        photo = photo_with((1200, 1600))
+        good = prepare(photo, min_face=20, preset=FOCUS_PRESET)
+        bad = dataclasses.replace(good, source=Breaking(photo))
+        results = look_many([bad, good], RedSquareEngine(FOCUS_PRESET, 2), CascadeConfig(), PostConfig())
+        assert isinstance(results[0], PhotoError)
+        assert results[0].status == status
+        assert isinstance(results[1], PhotoResult)
+
     def test_zoom_is_two_with_chips_and_four_without_unless_it_is_named(self) -> None:
         scales = [
             [level.scale for level in config.plan((1200, 1600), 20, FOCUS_PRESET).levels]
@@ -385,7 +425,17 @@ class TestFocus:
 
     @pytest.mark.parametrize(
         ("field", "value"),
-        [("mode", "best"), ("border", -1.0), ("whole_above", 1.5), ("finer_looks", -0.1), ("chips", ())],
+        [
+            ("mode", "best"),
+            ("border", -1.0),
+            ("whole_above", 1.5),
+            ("finer_looks", -0.1),
+            ("chips", ()),
+            ("zoom", 3),
+            ("zoom", 2.0),
+            ("network_pixels", 0),
+            ("crowded", 2.0),
+        ],
     )
     def test_wrong_settings_name_the_field(self, field: str, value: Any) -> None:
         with pytest.raises(SettingsError, match=rf"cascade\.{field} is"):

@@ -212,6 +212,13 @@ class TestSmallFaceOfACoarseLevel:
         result = stack_of(whole(self.COARSE, self.FOUND), Look(self.FINE, (90, 90, 200, 200), candidates_of()))
         assert result.verdicts.tolist() == [Verdict.SIZE]
 
+    def test_is_kept_where_a_finer_look_cut_it(self) -> None:
+        # Its centre, 120, lies in the chip, but the chip sees only half of it and drops that half as cut.
+        chip = Look(self.FINE, (115, 50, 300, 200), candidates_of((-14, 50, 26, 90, 0.8)))
+        result = stack_of(whole(self.COARSE, self.FOUND), chip)
+        assert result.verdicts.tolist() == [Verdict.KEPT, Verdict.CUT]
+        assert result.faces.boxes.tolist() == [[100, 100, 140, 140]]
+
     def test_is_kept_where_none_did(self) -> None:
         result = stack_of(whole(self.COARSE, self.FOUND), Look(self.FINE, (200, 90, 300, 200), candidates_of()))
         assert result.faces.boxes.tolist() == [[100, 100, 140, 140]]
