@@ -21,8 +21,8 @@ from retinafocus.photos import REDUCTIONS, PhotoHeader, decode
 Area = tuple[float, float, float, float]
 """xyxy in pixels of the upright original photo."""
 
-# Decoding a baseline JPEG reduced by that much, as a share of decoding it whole: measured on photographs of 4K size.
-REDUCED_COST = {1: 1.0, 2: 0.77, 4: 0.68, 8: 0.60}
+# Decoding a baseline JPEG reduced by that much, as a share of decoding it whole: benchmarks/README.md, "Decoding".
+REDUCED_COST = {1: 1.0, 2: 0.86, 4: 0.79, 8: 0.69}
 
 # Making a reduced picture from the decoded whole one by area averaging, likewise.
 SHRINKING_COST = 0.15

@@ -46,7 +46,7 @@ class CascadeConfig:
 
     network_pixels: int = 2**23
     """Most pixels the network is shown at once: a 4K photo whole. Larger levels are cut into overlapping tiles, so
-    that its memory (46 bytes a pixel on a CPU) does not grow with the photo."""
+    that its memory (some 60 bytes a pixel on a CPU) does not grow with the photo."""
 
     finer_looks: float = 0.5
     """Share of photos expected to need a finer look; decides whether a JPEG is decoded reduced first, or whole at
