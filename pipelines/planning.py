@@ -115,7 +115,12 @@ def plan(job: DetectJob, *, with_forecast: bool = False) -> Plan:
     """
     weights_path = find_weights(job.weights)
     info = read_info(weights_path)
-    job.detector.cascade.uses_focus(info.preset)  # raises where the weights cannot
+    focused = job.detector.cascade.uses_focus(info.preset)  # raises where the weights cannot
+    if not focused and any(chips.threshold is not None for chips in job.detector.cascade.chips):
+        raise SettingsError(
+            "focus-threshold has no effect where every level is looked at whole (mode exhaustive, or weights without a "
+            "focus branch); leave it out"
+        )
     store = LocalStore(job.output)
     earlier = read_run_file(store.root)
     if earlier is not None and job.existing == "error":

@@ -42,7 +42,8 @@ def add_detector_options(parser: argparse.ArgumentParser, *, min_face: bool = Tr
     )  # fmt: skip
     parser.add_argument(
         "--focus-threshold", type=float, metavar="T",
-        help="look closer from this probability on: lower finds more and costs more (default: the weights')",
+        help="look closer from this probability on: lower finds more and costs more; on every level (default: the "
+        "weights', a lower one for the coarsest level)",
     )  # fmt: skip
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where the network runs (default: auto)")
     parser.add_argument(

@@ -73,6 +73,8 @@ class CropConfig:
         for name, share in (("aimed", self.aimed), ("mosaic", self.mosaic), ("grid", self.grid), ("flip", self.flip)):
             if not 0 <= share <= 1:
                 raise SettingsError(f"crop.{name} is {share}; choose 0..1")
+        if self.grid and self.side % 2:
+            raise SettingsError(f"crop.side is {self.side} px; choose an even one for crop.grid, or a grid of 0")
         if self.enlargement <= 0:
             raise SettingsError(f"crop.enlargement is {self.enlargement}; choose more than 0")
 
@@ -153,28 +155,26 @@ def random_crop(
 def _grid_of_crops(
     photo: LabelledPhoto, pixels: NDArray[np.uint8], pick: Pick, rng: np.random.Generator, config: CropConfig
 ) -> LabelledCrop:
-    """Four crops of half the side, the first of this photo; of an odd side the last row and column are cut away."""
-    half = -(-config.side // 2)
+    """Four crops of half the side, the first of this photo."""
+    half = config.side // 2
     quarter = replace(config, side=half, grid=0.0)
     crops = [random_crop(photo, pixels, pick, rng, quarter)]
     crops += [random_crop(*pick(), pick, rng, quarter) for _ in range(3)]
     corners = np.array([(0, 0), (half, 0), (0, half), (half, half)], np.float32)
     rows = [np.concatenate([crops[first].pixels, crops[first + 1].pixels], axis=1) for first in (0, 2)]
-    canvas = np.concatenate(rows)[: config.side, : config.side]
     return LabelledCrop(
-        pixels=np.ascontiguousarray(canvas),
-        boxes=_on_grid([crop.boxes for crop in crops], corners, config.side),
+        pixels=np.concatenate(rows),
+        boxes=_on_grid([crop.boxes for crop in crops], corners),
         sides=np.concatenate([crop.sides for crop in crops]),
         landmarks=np.concatenate([crop.landmarks + at for crop, at in zip(crops, corners, strict=True)]),
-        ignore=_on_grid([crop.ignore for crop in crops], corners, config.side),
+        ignore=_on_grid([crop.ignore for crop in crops], corners),
         in_range=np.concatenate([crop.in_range for crop in crops]),
     )
 
 
-def _on_grid(parts: list[NDArray[np.float32]], corners: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+def _on_grid(parts: list[NDArray[np.float32]], corners: NDArray[np.float32]) -> NDArray[np.float32]:
     """(N, 4) boxes of the four crops in pixels of the whole."""
-    moved = [boxes + np.tile(corner, 2) for boxes, corner in zip(parts, corners, strict=True)]
-    return np.concatenate(moved).clip(0, side)
+    return np.concatenate([boxes + np.tile(corner, 2) for boxes, corner in zip(parts, corners, strict=True)])
 
 
 def _choose_scale(

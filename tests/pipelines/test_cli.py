@@ -72,6 +72,12 @@ def test_every_verb_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
             "min_face is 0.0",
             id="value",
         ),
+        pytest.param(
+            ["detect", "ARCHIVE", "-o", "OUT", "--weights", "WEIGHTS", "--focus-threshold", "0.2"],
+            2,
+            "focus-threshold has no effect",
+            id="no effect",
+        ),
     ],
 )
 def test_wrong_use_ends_with_its_code_and_one_line(

@@ -127,13 +127,13 @@ def test_faces_of_all_sizes_appear(make_photo: MakePhoto) -> None:
 
 def test_a_grid_shows_a_face_of_each_of_its_four_photos(make_photo: MakePhoto) -> None:
     photo = make_photo((200, 200), ((80, 80, 120, 120),))
-    config = CropConfig(side=121, aimed=1.0, mosaic=0.0, grid=1.0, face_sides=(8, 16))
+    config = CropConfig(side=120, aimed=1.0, mosaic=0.0, grid=1.0, face_sides=(8, 16))
     for seed in range(20):
         crop = random_crop(*photo, lambda: photo, np.random.default_rng(seed), config)
-        assert crop.pixels.shape == (121, 121, 3)
+        assert crop.pixels.shape == (120, 120, 3)
         centres = (crop.boxes[:, :2] + crop.boxes[:, 2:]) / 2
-        assert {(x > 60.5, y > 60.5) for x, y in centres.tolist()} == {(a, b) for a in (0, 1) for b in (0, 1)}
-        assert crop.boxes.max() <= 121
+        assert {(x > 60, y > 60) for x, y in centres.tolist()} == {(a, b) for a in (0, 1) for b in (0, 1)}
+        assert crop.boxes.max() <= 120
 
 
 def test_an_aimed_at_face_is_seen(make_photo: MakePhoto) -> None:
