@@ -38,9 +38,7 @@ def test_batch_norm_without_a_convolution_before_it_stays() -> None:
     ("error", "status", "text"),
     [
         pytest.param(MemoryError(), "out_of_memory", "not enough memory to look at it", id="python"),
-        pytest.param(
-            torch.OutOfMemoryError("CUDA 0x7f"), "out_of_memory", "fewer workers or a smaller", id="cuda"
-        ),
+        pytest.param(torch.OutOfMemoryError("CUDA 0x7f"), "out_of_memory", "fewer workers or a smaller", id="cuda"),
         pytest.param(RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out_of_memory", "memory", id="cpu"),
         pytest.param(RuntimeError("at 0x7f00"), "model_error", "^the network failed with a RuntimeError$", id="other"),
     ],
