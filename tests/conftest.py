@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -32,3 +34,22 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"needs the research data, which is not here ({SHARED_DATA.name} beside the project)")
     return SHARED_DATA
+
+
+class _SignalStack(ctypes.Structure):
+    """`stack_t` of sigaltstack(2)."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@pytest.fixture(autouse=True)
+def no_small_signal_stack() -> None:
+    """Handle signals on the ordinary stack.
+
+    Ray and fault handlers give a process a small stack of its own for signals. Where an engine has used the processor's
+    matrix registers (AMX), what the kernel saves there no longer fits, and the next signal, such as that of a child
+    process that ends, kills the process with SIGSEGV.
+    """
+    if sys.platform == "linux":
+        disabled = 2  # SS_DISABLE
+        ctypes.CDLL(None).sigaltstack(ctypes.byref(_SignalStack(None, disabled, 0)), None)
