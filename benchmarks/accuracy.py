@@ -61,6 +61,10 @@ def main() -> None:
     parser.add_argument("--at-score", type=float, default=0.5, help="of recall and false positives (default: 0.5)")
     parser.add_argument("--mode", default="auto", help="auto, focus or exhaustive (default: auto, as in a job)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--engine", default="auto", help="auto, torch, openvino or onnx (default: auto)")
+    parser.add_argument(
+        "--precision", nargs="+", default=["float32"], help="precisions to compare, such as float32 int8"
+    )
     options = parser.parse_args()
     photos = read_parquet_folder(options.folder)
     labelled = [photo for photo in photos if photo.source not in options.crowd]
@@ -69,21 +73,23 @@ def main() -> None:
         "crowd": [_scene(photo) for photo in photos if photo.source in options.crowd],
         "tiny": list(tiny_scenes(labelled, seed=0)),
     }
-    for name in options.sets:
-        for min_face in options.min_face:
-            for weights in options.weights:
-                config = DetectorConfig(
-                    min_face=min_face,
-                    score_threshold=0.02,
-                    device=options.device,
-                    threads=1,
-                    cascade=CascadeConfig(mode=options.mode),
-                )
-                detector = Detector.from_pretrained(weights, config)
-                found = [detector.detect(scene.pixels()) for scene in sets[name]]
-                print(f"### {name}, min_face {min_face:g}: {Path(weights).name} ({detector.preset.name})\n", flush=True)
-                scores = score([scene.truth for scene in sets[name]], found, at_score=options.at_score)
-                print(scores.to_markdown(), flush=True)
+    compared = itertools.product(options.sets, options.min_face, options.weights, options.precision)
+    for name, min_face, weights, precision in compared:
+        config = DetectorConfig(
+            min_face=min_face,
+            score_threshold=0.02,
+            device=options.device,
+            engine=options.engine,
+            precision=precision,
+            threads=1,
+            cascade=CascadeConfig(mode=options.mode),
+        )
+        detector = Detector.from_pretrained(weights, config)
+        found = [detector.detect(scene.pixels()) for scene in sets[name]]
+        title = f"{name}, min_face {min_face:g}: {Path(weights).name} ({detector.preset.name}, {precision})"
+        print(f"### {title}\n", flush=True)
+        scores = score([scene.truth for scene in sets[name]], found, at_score=options.at_score)
+        print(scores.to_markdown(), flush=True)
 
 
 def tiny_scenes(photos: Sequence[LabelledPhoto], seed: int) -> Iterator[Scene]:

@@ -22,8 +22,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from retinafocus.engines import ENGINES, Engine, available_engines, engine_versions, make_engine
+from retinafocus.engines import ENGINES, INT8, Engine, available_engines, engine_versions, make_engine
 from retinafocus.engines.torch_engine import pictures_at_once
+from retinafocus.models import RetinaFocus
 from retinafocus.weights import find_weights, load_model
 
 # (height, width): what the RetinaFace paper times (VGA, HD, 4K), a UHD photo, and that photo's level at a quarter.
@@ -41,6 +42,11 @@ WARM_SECONDS = 20.0
 def cpu_engines() -> list[str]:
     usable = {report.name for report in available_engines() if report.usable and report.device == "cpu"}
     return [name for name in ENGINES if name in usable]
+
+
+def integers(model: RetinaFocus) -> bool:
+    """Whether the weights and what is installed can compute in 8-bit integers."""
+    return model.ranges is not None and "openvino" in cpu_engines()
 
 
 def medians_ms(
@@ -69,6 +75,8 @@ def print_rows(weights: str | None, threads: int, repeats: int) -> None:
     """One line for each size, of a process that has that many threads."""
     model = load_model(find_weights(weights))
     engines = [make_engine(model, name=name, device="cpu", threads=threads) for name in cpu_engines()]
+    if integers(model):
+        engines.append(make_engine(model, name="openvino", device="cpu", precision=INT8, threads=threads))
     clock = time.process_time if threads == 1 else time.perf_counter
     for size in SIZES:
         found = medians_ms(engines, size, clock, repeats)
@@ -100,7 +108,9 @@ def main() -> None:
         print_rows(options.weights, options.threads, options.repeats)
         return
     names = cpu_engines()
-    versions = dict(pair for name in names for pair in engine_versions(name).items())
+    if integers(load_model(find_weights(options.weights))):
+        names.append(f"openvino {INT8}")
+    versions = dict(pair for name in cpu_engines() for pair in engine_versions(name).items())
     print(f"Python {platform.python_version()}, {', '.join(' '.join(pair) for pair in versions.items())}")
     print(f"{find_weights(options.weights).name}; ms for one picture (and how many times as fast as torch)\n")
     print(f"| picture | threads | {' | '.join(names)} |\n|---|---:|{'---:|' * len(names)}", flush=True)

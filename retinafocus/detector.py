@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from retinafocus import cascade
 from retinafocus.cascade import CascadeConfig, PhotoResult, PreparedPhoto
-from retinafocus.engines import PRECISIONS, check_engine, make_engine
+from retinafocus.engines import check_engine, check_precision, make_engine
 from retinafocus.errors import PhotoError, SettingsError
 from retinafocus.faces import Faces
 from retinafocus.focus.chips import tile_side
@@ -58,7 +58,8 @@ class DetectorConfig:
     else torch. The engines differ in the last digits of a score, so a run keeps to one."""
 
     precision: str = "float32"
-    """Of weights and activations: float32; float16 and bfloat16 on CUDA only."""
+    """Of weights and activations: float32; float16 and bfloat16 on CUDA only; int8 with OpenVINO on a CPU only, and
+    with weights that say which numbers to expect (`retinafocus weights calibrate`)."""
 
     threads: int | None = None
     """CPU threads of the network and of resizing, for the whole process; None leaves the libraries' choice. Results
@@ -74,8 +75,7 @@ class DetectorConfig:
         if self.max_pixels < 1:
             raise SettingsError(f"max_pixels is {self.max_pixels}; choose at least 1")
         check_engine(self.engine)
-        if self.precision not in PRECISIONS:
-            raise SettingsError(f"precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
+        check_precision(self.precision, engine=self.engine)
         if self.threads is not None and self.threads < 1:
             raise SettingsError(f"threads is {self.threads}; choose at least 1, or None for the libraries' choice")
 

@@ -7,11 +7,14 @@ import os
 import tempfile
 from pathlib import Path
 
+from retinafocus.engines import INT8, check_ranges
 from retinafocus.errors import RunError, SettingsError
 from retinafocus.weights import WeightsInfo, load_model, read_info
 
 # What the name of the file must end with. OpenVINO's numbers go into a .bin beside the .xml.
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
+
+PRECISIONS = ("float32", INT8)
 
 HOW_TO_READ = (
     "Input pixels: (pictures, height, width, 3) uint8 RGB, 0..255, any size; normalisation is inside. Outputs: logits "
@@ -20,10 +23,12 @@ HOW_TO_READ = (
 )
 
 
-def export_network(weights: str | os.PathLike[str], output: str | os.PathLike[str], *, form: str) -> WeightsInfo:
+def export_network(
+    weights: str | os.PathLike[str], output: str | os.PathLike[str], *, form: str, precision: str = "float32"
+) -> WeightsInfo:
     """Write the network of a weights file with all that is needed to use it elsewhere.
 
-    The file has the outputs of `models.Outputs` under their names, in float32, for pictures of any size and number,
+    The file has the outputs of `models.Outputs` under their names, as float32, for pictures of any size and number,
     and in its metadata (OpenVINO: runtime information under "retinafocus") the preset, the hash of the weights, their
     licence and their source. The same weights give the same bytes (not in OpenVINO's form, which numbers its nodes).
 
@@ -31,13 +36,15 @@ def export_network(weights: str | os.PathLike[str], output: str | os.PathLike[st
         weights: a safetensors file of ours.
         output: the file to write; moved into place whole.
         form: "onnx" or "openvino".
+        precision: "float32", or "int8": what enters each convolution and its weights are rounded to 8-bit integers
+            (QuantizeLinear and DequantizeLinear, from which a runtime makes arithmetic in integers).
 
     Returns:
         What the weights file says about itself.
 
     Raises:
-        SettingsError: the name of the file does not fit the form, the form's library is not installed, or the network
-            has a step that cannot be written.
+        SettingsError: the name of the file does not fit the form, the form's library is not installed, the precision
+            is another or the weights have no ranges for it, or the network has a step that cannot be written.
         WeightsError: as for `weights.load_model`.
         RunError: the file cannot be written.
     """
@@ -46,9 +53,12 @@ def export_network(weights: str | os.PathLike[str], output: str | os.PathLike[st
         raise SettingsError(f"format is {form!r}; choose {' or '.join(SUFFIXES)}")
     if path.suffix != SUFFIXES[form]:
         raise SettingsError(f"output is {str(path)!r}; end it with {SUFFIXES[form]} for format {form}")
+    if precision not in PRECISIONS:
+        raise SettingsError(f"precision is {precision!r}; choose {' or '.join(PRECISIONS)}")
     info = read_info(weights)
+    check_ranges(precision, info.ranges)
     try:
-        _write(Path(weights), path, _metadata(info), form)
+        _write(Path(weights), path, _metadata(info, precision), form, precision)
     except ImportError as error:
         raise SettingsError(
             f"format {form} needs {error.name}; install it with: pip install 'retinafocus[{form}]'"
@@ -58,22 +68,26 @@ def export_network(weights: str | os.PathLike[str], output: str | os.PathLike[st
     return info
 
 
-def _metadata(info: WeightsInfo) -> dict[str, str]:
+def _metadata(info: WeightsInfo, precision: str) -> dict[str, str]:
+    ranges = {"ranges_sha256": info.ranges_sha256} if precision == INT8 and info.ranges_sha256 else {}
     return {
         "preset": json.dumps(info.preset.to_dict(), sort_keys=True),
         "weights_sha256": info.sha256,
         "licence": info.licence,
         "source": info.source,
         "how_to_read": HOW_TO_READ,
+        "precision": precision,
+        **ranges,
     }
 
 
-def _write(weights: Path, path: Path, metadata: dict[str, str], form: str) -> None:
+def _write(weights: Path, path: Path, metadata: dict[str, str], form: str, precision: str) -> None:
     from onnx import helper
 
     from retinafocus.engines.graph import onnx_graph
 
-    graph = onnx_graph(load_model(weights))
+    model = load_model(weights)
+    graph = onnx_graph(model, ranges=model.ranges if precision == INT8 else None)
     helper.set_model_props(graph, metadata)
     # Beside the goal, so that moving is one step on one disk.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -87,9 +101,9 @@ def _write(weights: Path, path: Path, metadata: dict[str, str], form: str) -> No
 
 
 def _save_for_openvino(graph: bytes, path: Path, metadata: dict[str, str]) -> None:
-    from retinafocus.engines.openvino_import import openvino
+    from retinafocus.engines.openvino_import import core, openvino
 
-    network = openvino.Core().read_model(graph)
+    network = core().read_model(graph)
     for key, value in metadata.items():
         network.set_rt_info(value, ["retinafocus", key])
     openvino.save_model(network, path, compress_to_fp16=False)

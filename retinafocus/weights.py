@@ -17,11 +17,12 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from retinafocus.errors import SettingsError, WeightsError
 from retinafocus.models.layout import difference, empty_model, first_not_finite, layout_of, wanted_layout
 from retinafocus.models.presets import Preset, get_preset
+from retinafocus.models.ranges import Ranges, ranges_hash, ranges_text, read_ranges
 from retinafocus.models.retinafocus import RetinaFocus
 from retinafocus.published import read_checkpoint
 
@@ -35,6 +36,12 @@ IMPORT_COMMAND = "retinafocus weights import FILE --preset NAME -o OUT"
 
 FORMAT_VERSION = "1"
 
+RANGES_KEY = "int8_ranges"
+"""Of the metadata that hold a network's ranges. Files without it are whole."""
+
+OWN_KEYS = ("format", "retinafocus_format", "preset", "licence", "source", "tensor_sha256", RANGES_KEY)
+"""Of the metadata that `save_model` writes itself."""
+
 
 @dataclass(frozen=True)
 class WeightsInfo:
@@ -47,8 +54,15 @@ class WeightsInfo:
     source: str
     parameters: int
     """Trained numbers; the running statistics of batch norm not counted."""
+    ranges: Ranges | None
+    """What enters each convolution, for 8-bit integers; None if it was never measured."""
     metadata: dict[str, str]
     """All of the file's metadata as text."""
+
+    @property
+    def ranges_sha256(self) -> str | None:
+        """Of the ranges; the answers in 8-bit integers depend on them as on the tensors. None without ranges."""
+        return None if self.ranges is None else ranges_hash(self.ranges)
 
 
 def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -91,7 +105,9 @@ def load_model(path: str | os.PathLike[str]) -> RetinaFocus:
             many, or of another shape or type than its preset wants.
     """
     info, tensors = _read(Path(path))
-    return _assemble(info.preset, tensors)
+    model = _assemble(info.preset, tensors)
+    model.ranges = info.ranges
+    return model
 
 
 def read_info(path: str | os.PathLike[str]) -> WeightsInfo:
@@ -114,7 +130,7 @@ def save_model(
     """Write a network with all that is needed to use it again. The same network gives the same bytes.
 
     Args:
-        model: float32, on any device, in any mode.
+        model: float32, on any device, in any mode. Its ranges, if it has any, are written too.
         path: a safetensors file; written beside and moved into place whole, so no reader sees half of it.
         licence: what its user must know, training data included.
         source: where the weights come from.
@@ -140,9 +156,29 @@ def save_model(
         "source": source,
         "tensor_sha256": tensor_hash(tensors),
     }
+    if model.ranges is not None:
+        metadata[RANGES_KEY] = ranges_text(model.ranges)
     metadata = _with_extra(metadata, extra or {})
     _write_whole(path, _with_sorted_metadata(safetensors.torch.save(tensors, metadata)))
     return _info(path, metadata)
+
+
+def add_ranges(path: str | os.PathLike[str], ranges: Ranges, output: str | os.PathLike[str]) -> WeightsInfo:
+    """Write a weights file again with ranges, in place of any that it has. All else, and its hash, stays.
+
+    Args:
+        path: the weights file.
+        ranges: from `calibration`, of these weights.
+        output: the file to write; may be the same.
+
+    Raises:
+        WeightsError: as for `load_model` and `save_model`.
+    """
+    info, tensors = _read(Path(path))
+    model = _assemble(info.preset, tensors)
+    model.ranges = ranges
+    extra = {key: value for key, value in info.metadata.items() if key not in OWN_KEYS}
+    return save_model(model, output, licence=info.licence, source=info.source, extra=extra)
 
 
 def import_published(
@@ -214,18 +250,27 @@ def _info(path: Path, metadata: dict[str, str]) -> WeightsInfo:
         )
     try:
         preset = Preset.from_dict(json.loads(metadata["preset"]))
+        network = empty_model(preset)
         return WeightsInfo(
             preset=preset,
             sha256=metadata["tensor_sha256"],
             licence=metadata["licence"],
             source=metadata["source"],
-            parameters=sum(parameter.numel() for parameter in empty_model(preset).parameters()),
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            ranges=_ranges(metadata, network),
             metadata=metadata,
         )
-    except (KeyError, json.JSONDecodeError, SettingsError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError, SettingsError) as error:
         raise WeightsError(
             f"{path}: its metadata cannot be used ({error}); write it again with this version"
         ) from error
+
+
+def _ranges(metadata: Mapping[str, str], network: RetinaFocus) -> Ranges | None:
+    if RANGES_KEY not in metadata:
+        return None
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
+    return read_ranges(metadata[RANGES_KEY], names)
 
 
 def _with_extra(metadata: dict[str, str], extra: Mapping[str, str]) -> dict[str, str]:

@@ -12,6 +12,10 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("--format", choices=("onnx", "openvino"), required=True, help="kind of file")
     parser.add_argument("--weights", metavar="FILE", help="weights file (default: the ones that ship)")
     parser.add_argument(
+        "--precision", choices=("float32", "int8"), default="float32",
+        help="of the convolutions; int8 for weights that have ranges, see weights calibrate (default: float32)",
+    )  # fmt: skip
+    parser.add_argument(
         "-o",
         "--output",
         required=True,
@@ -26,6 +30,7 @@ def _export(options: argparse.Namespace) -> int:
     from retinafocus.export import export_network
     from retinafocus.weights import find_weights
 
-    info = export_network(find_weights(options.weights), options.output, form=options.format)
+    weights = find_weights(options.weights)
+    info = export_network(weights, options.output, form=options.format, precision=options.precision)
     print(f"wrote {options.output}\n{describe_weights(info)}")
     return EXIT_OK

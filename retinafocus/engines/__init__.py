@@ -13,17 +13,28 @@ from retinafocus.engines.choice import (
     resolve_device,
     resolve_engine,
 )
-from retinafocus.engines.protocol import PRECISIONS, Engine, EngineReport, photo_errors
+from retinafocus.engines.protocol import (
+    INT8,
+    PRECISIONS,
+    Engine,
+    EngineReport,
+    check_precision,
+    check_ranges,
+    photo_errors,
+)
 from retinafocus.engines.torch_engine import TorchEngine, fold_batch_norms
 
 __all__ = [
     "ENGINES",
+    "INT8",
     "PRECISIONS",
     "Engine",
     "EngineReport",
     "TorchEngine",
     "available_engines",
     "check_engine",
+    "check_precision",
+    "check_ranges",
     "engine_versions",
     "fold_batch_norms",
     "make_engine",

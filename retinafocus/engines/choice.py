@@ -7,7 +7,7 @@ from importlib import metadata, util
 
 import torch
 
-from retinafocus.engines.protocol import Engine, EngineReport, check_precision
+from retinafocus.engines.protocol import Engine, EngineReport, check_precision, check_ranges
 from retinafocus.engines.torch_engine import TorchEngine, torch_reports
 from retinafocus.errors import SettingsError
 from retinafocus.models import RetinaFocus
@@ -69,19 +69,21 @@ def make_engine(
         model: left as it is.
         name: "auto" or one of `ENGINES`; see `resolve_engine`.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        precision: one of `PRECISIONS`; the half ones on CUDA only.
+        precision: one of `PRECISIONS`, the half ones on CUDA only; or `INT8`, with openvino only, for a model that has
+            ranges.
         threads: CPU threads of the network; None leaves the library's choice.
 
     Raises:
-        SettingsError: the engine or the device cannot be used here, or they do not go together.
+        SettingsError: the engine or the device cannot be used here, or they do not go together, or not with the model.
     """
     device = resolve_device(device)
     name = resolve_engine(name, device)
+    check_precision(precision, device, name)
+    check_ranges(precision, model.ranges)
     if name == "torch":
         return TorchEngine(model, device, precision, threads)
-    check_precision(precision, device)
     module, kind, _ = _CPU_ENGINES[name]
-    engine: Engine = getattr(importlib.import_module(module), kind)(model, threads)
+    engine: Engine = getattr(importlib.import_module(module), kind)(model, precision, threads)
     return engine
 
 

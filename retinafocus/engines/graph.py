@@ -22,11 +22,15 @@ from torch.nn import functional
 from retinafocus.engines.torch_engine import fold_batch_norms
 from retinafocus.errors import SettingsError
 from retinafocus.models import RetinaFocus
+from retinafocus.models.ranges import Ranges
 
 # The first whose Resize takes the two sizes alone (axes); what both runtimes have read since 2023.
 OPSET = 18
 
 INPUT = "pixels"
+
+# A channel that is always zero, or nearly, still needs a scale above zero.
+SMALLEST_RANGE = 1e-6
 
 # Sides of the outputs after the first, the pictures; in words where they depend on the size of the pictures.
 _SIDES = {
@@ -37,11 +41,13 @@ _SIDES = {
 }
 
 
-def onnx_graph(model: RetinaFocus) -> onnx.ModelProto:
-    """The network with its normalisation, batch norms folded, as an ONNX model in float32.
+def onnx_graph(model: RetinaFocus, *, ranges: Ranges | None = None) -> onnx.ModelProto:
+    """The network with its normalisation, batch norms folded, as an ONNX model with float32 outputs.
 
     Args:
         model: left as it is.
+        ranges: of what enters each convolution: these inputs and the weights are then rounded to 8-bit integers
+            (QuantizeLinear, DequantizeLinear), which runtimes turn into arithmetic in integers. None: all float32.
 
     Returns:
         A model with the input "pixels", (N, H, W, 3) uint8 RGB with any N, H and W from 1, and the outputs of
@@ -52,7 +58,7 @@ def onnx_graph(model: RetinaFocus) -> onnx.ModelProto:
     """
     network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     fold_batch_norms(network)
-    graph = _Graph()
+    graph = _Graph(_by_weight(network, ranges or {}))
     pixels = _Value(graph, INPUT).permute(0, 3, 1, 2)
     channels = graph.constant(np.array([2, 1, 0] if model.preset.bgr else [0, 1, 2]))
     ordered = graph.add("Gather", pixels, channels, axis=1)
@@ -66,9 +72,11 @@ def onnx_graph(model: RetinaFocus) -> onnx.ModelProto:
 class _Graph:
     """ONNX nodes and constants under construction."""
 
-    def __init__(self) -> None:
+    def __init__(self, ranges: Mapping[Tensor, tuple[float, float]]) -> None:
+        self._ranges = ranges
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[TensorProto] = []
+        self._rounded: dict[str, _Value] = {}
 
     def add(self, kind: str, *inputs: _Value | None, **attributes: Any) -> _Value:
         """One more node; its output. None is an input that is left out."""
@@ -82,6 +90,25 @@ class _Graph:
         name = f"constant_{len(self._constants)}"
         self._constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return _Value(self, name)
+
+    def convolved(self, value: _Value, weight: Tensor) -> tuple[_Value, _Value]:
+        """What enters a convolution and its weight, rounded to 8-bit integers where the range of it is known."""
+        if weight not in self._ranges:
+            return value, self.constant(weight.numpy())
+        if value.name not in self._rounded:  # once, however many convolutions it enters
+            low, high = self._ranges[weight]
+            scale = np.float32(max(high - low, SMALLEST_RANGE) / 255)
+            numbers = self.constant(np.array(scale)), self.constant(np.array(round(-low / scale), np.uint8))
+            whole = self.add("QuantizeLinear", value, *numbers)
+            self._rounded[value.name] = self.add("DequantizeLinear", whole, *numbers)
+        return self._rounded[value.name], self._rounded_weight(weight.numpy())
+
+    def _rounded_weight(self, weight: np.ndarray[Any, Any]) -> _Value:
+        """A weight as 8-bit integers with a scale for each channel of the result; zero stays zero."""
+        scales = np.maximum(np.abs(weight).max(axis=(1, 2, 3)) / 127, SMALLEST_RANGE / 127).astype(np.float32)
+        whole = np.round(weight / scales[:, None, None, None]).astype(np.int8)
+        zeros = self.constant(np.zeros(len(scales), np.int8))
+        return self.add("DequantizeLinear", self.constant(whole), self.constant(scales), zeros, axis=0)
 
     def model(self, outputs: Mapping[str, _Value]) -> onnx.ModelProto:
         """All of it, with the outputs under those names."""
@@ -141,6 +168,11 @@ class _Value:
         return self.graph.add("Reshape", self, self.graph.constant(np.array([0, *sides])))  # 0: as it is
 
 
+def _by_weight(network: RetinaFocus, ranges: Ranges) -> dict[Tensor, tuple[float, float]]:
+    """The ranges by the weights of their convolutions, which is what a convolution's function is given."""
+    return {network.get_parameter(f"{name}.weight"): found for name, found in ranges.items()}
+
+
 def _not_known(step: str) -> SettingsError:
     return SettingsError(
         f"the network's step {step} cannot be written as ONNX yet; choose engine=torch, or add it to "
@@ -159,11 +191,10 @@ def _convolution(
 ) -> _Value:
     if isinstance(padding, str):
         raise _not_known(f"convolution with padding {padding!r}")
-    tensors = [weight] if bias is None else [weight, bias]
     return value.graph.add(
         "Conv",
-        value,
-        *(value.graph.constant(tensor.numpy()) for tensor in tensors),
+        *value.graph.convolved(value, weight),
+        *([] if bias is None else [value.graph.constant(bias.numpy())]),
         kernel_shape=list(weight.shape[2:]),
         strides=list(stride),
         pads=[*padding, *padding],

@@ -6,8 +6,10 @@ Whoever looks for faces in an archive must be able to trust that nothing leaves 
 from __future__ import annotations
 
 import sys
+from functools import cache
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 TELEMETRY = "openvino_telemetry"
 
@@ -24,3 +26,14 @@ def _without_telemetry() -> ModuleType:
 
 
 openvino = _without_telemetry()
+
+
+@cache
+def core() -> Any:
+    """The one `openvino.Core` of this process, never let go.
+
+    Each gives the thread that made it a stack of its own for signals, and takes its memory back when it goes (2026.4).
+    If that is in another order than they came, or in another thread, the thread is left with a stack that is not
+    there, and its next signal (Ctrl-C, SIGTERM, the end of a child process) ends the process with SIGSEGV.
+    """
+    return openvino.Core()

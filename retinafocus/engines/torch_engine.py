@@ -19,7 +19,7 @@ from retinafocus.engines.protocol import (
     limit_threads,
     photo_errors,
 )
-from retinafocus.errors import SettingsError
+from retinafocus.errors import PhotoError, SettingsError
 from retinafocus.models import Outputs, RetinaFocus
 
 # On a GPU: pictures in one call, and the pixels from which on a picture goes alone. A GPU that is given less is not
@@ -53,7 +53,7 @@ class TorchEngine:
         Raises:
             SettingsError: the device is not usable, or the precision not on it.
         """
-        check_precision(precision, device)
+        check_precision(precision, device, self.name)
         _check_device(device)
         limit_threads(threads)
         self.device = device
@@ -71,9 +71,24 @@ class TorchEngine:
         self._network = network.to(memory_format=torch.channels_last)
 
     def run(self, pixels: NDArray[np.uint8]) -> Outputs:
-        """Look at pictures; see `Engine.run`."""
-        count, (height, width) = len(pixels), pixels.shape[1:3]
+        """Look at pictures; see `Engine.run`.
+
+        Where the memory of a GPU is too small for as many as usual, half as many are tried, and so on. The last digits
+        of their scores may then be others.
+        """
+        height, width = pixels.shape[1:3]
         together = pictures_at_once(height, width, self.batch)
+        while True:
+            try:
+                return self._run_all(pixels, together)
+            except PhotoError as error:
+                if error.status != "out_of_memory" or together == 1:
+                    raise
+            together //= 2
+
+    def _run_all(self, pixels: NDArray[np.uint8], together: int) -> Outputs:
+        """The outputs of pictures, computed so many at a time."""
+        count = len(pixels)
         with torch.inference_mode(), photo_errors():
             outputs = joined([self._run(pixels[i : i + together], together) for i in range(0, count, together)])
             if self.device != "cpu":

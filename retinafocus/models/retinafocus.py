@@ -14,6 +14,7 @@ from retinafocus.models.context import ContextModule
 from retinafocus.models.heads import FocusBranch, per_anchor
 from retinafocus.models.presets import LEVEL_STRIDES, Preset
 from retinafocus.models.pyramid import Pyramid
+from retinafocus.models.ranges import Ranges
 
 
 class Outputs(NamedTuple):
@@ -42,6 +43,9 @@ class RetinaFocus(nn.Module):
     def __init__(self, preset: Preset) -> None:
         super().__init__()
         self.preset = preset
+        # Of these very weights, for 8-bit integers; from `weights.load_model`, where the file has them. A new network,
+        # as each training makes, has none.
+        self.ranges: Ranges | None = None
         self.backbone = build_backbone(preset.backbone, preset.slope)
         stage_channels = self.backbone.stage_channels
         self.pyramid = Pyramid(stage_channels[1:], preset.channels, preset.slope)

@@ -15,7 +15,7 @@ import torch
 from retinafocus.errors import RunError, SettingsError, WeightsError
 from retinafocus.export import SUFFIXES, export_network
 from retinafocus.models import Preset
-from retinafocus.weights import find_weights, load_model, read_info
+from retinafocus.weights import add_ranges, find_weights, load_model, read_info, save_model
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 75, 110, 3), dtype=np.uint8)
 
@@ -106,3 +106,32 @@ def test_missing_library_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.
     ):
         export_network(find_weights(None), tmp_path / "network.onnx", form="onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_network_in_integers_is_written_for_weights_that_have_ranges(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    source, weights, path = find_weights(None), tmp_path / "ranged.safetensors", tmp_path / "network.onnx"
+    modules = load_model(source).named_modules()
+    convolutions = [name for name, module in modules if isinstance(module, torch.nn.Conv2d)]
+    info = add_ranges(source, dict.fromkeys(convolutions, (-4.0, 12.0)), weights)
+    export_network(weights, path, form="onnx", precision="int8")
+    written = onnx.load(path)
+    metadata = {entry.key: entry.value for entry in written.metadata_props}
+    assert (metadata["precision"], metadata["ranges_sha256"]) == ("int8", info.ranges_sha256)
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in written.graph.node}
+
+
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [
+        pytest.param("int8", "measure them with `retinafocus weights calibrate", id="no ranges"),
+        pytest.param("float16", "precision is 'float16'; choose float32 or int8", id="not written"),
+    ],
+)
+def test_precision_that_cannot_be_written_is_refused(tmp_path: Path, precision: str, message: str) -> None:
+    path = tmp_path / "plain.safetensors"
+    model = load_model(find_weights(None))
+    model.ranges = None
+    save_model(model, path, licence="a", source="b")
+    with pytest.raises(SettingsError, match=message):
+        export_network(path, tmp_path / "network.onnx", form="onnx", precision=precision)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from retinafocus import weights
 from retinafocus.errors import SettingsError, WeightsError
 from retinafocus.models import RetinaFocus, get_preset
+from retinafocus.training.start import starting_model
 from retinafocus.weights import WeightsInfo, find_weights, load_model, read_info, save_model, tensor_hash
 
 
@@ -282,3 +283,45 @@ def test_missing_weights_name_the_command_that_makes_them(
         WeightsError, match=f"^{message}make one from a published checkpoint with {command} and name it"
     ):
         find_weights(name)
+
+
+RANGES = {
+    name: (-1.0, 2.5)
+    for name, module in RetinaFocus(get_preset("mobile025")).named_modules()
+    if isinstance(module, torch.nn.Conv2d)
+}
+
+
+def test_ranges_come_back_and_change_no_hash(model: RetinaFocus, saved: Path, tmp_path: Path) -> None:
+    before, output = read_info(saved), tmp_path / "ranged.safetensors"
+    written = weights.add_ranges(saved, RANGES, output)
+    assert written == read_info(output)
+    assert written.ranges == RANGES == load_model(output).ranges
+    assert written.sha256 == before.sha256
+    assert {**before.metadata, "int8_ranges": written.metadata["int8_ranges"]} == written.metadata
+    assert before.ranges is before.ranges_sha256 is load_model(saved).ranges is None
+    assert model.ranges is None
+
+
+def test_new_ranges_take_the_place_of_old_ones(saved: Path) -> None:
+    first = weights.add_ranges(saved, RANGES, saved)
+    second = weights.add_ranges(saved, dict.fromkeys(RANGES, (-2.0, 2.0)), saved)
+    assert first.ranges_sha256 != second.ranges_sha256
+    assert read_info(saved).ranges == dict.fromkeys(RANGES, (-2.0, 2.0))
+
+
+def test_saving_a_loaded_model_keeps_its_ranges(saved: Path) -> None:
+    weights.add_ranges(saved, RANGES, saved)
+    save_model(load_model(saved), saved, licence="a", source="b")
+    assert read_info(saved).ranges == RANGES
+
+
+def test_training_starts_without_ranges(saved: Path) -> None:
+    weights.add_ranges(saved, RANGES, saved)
+    assert starting_model(get_preset("mobile025"), init=str(saved)).ranges is None
+
+
+def test_ranges_of_another_network_are_refused(saved: Path) -> None:
+    rewrite(saved, int8_ranges='{"a": [0, 1]}')
+    with pytest.raises(WeightsError, match=r"its metadata cannot be used \(ranges: a is no convolution of it\)"):
+        load_model(saved)

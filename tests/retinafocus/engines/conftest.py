@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from retinafocus.calibration import RangeRecorder
 from retinafocus.models import Preset, RetinaFocus, get_preset
 
 Picture = Callable[..., np.ndarray]
@@ -37,6 +39,18 @@ def random_model() -> Callable[..., RetinaFocus]:
 def model(random_model: Callable[..., RetinaFocus]) -> RetinaFocus:
     """The small network with a focus branch."""
     return random_model()
+
+
+@pytest.fixture(scope="session")
+def ranged_model(random_model: Callable[..., RetinaFocus]) -> RetinaFocus:
+    """The same with the ranges of a made picture, for 8-bit integers."""
+    model, threads = random_model(), torch.get_num_threads()
+    recorder = RangeRecorder(model)
+    small = np.random.default_rng(1).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    recorder.look(cv2.imencode(".png", cv2.resize(small, (256, 192), interpolation=cv2.INTER_CUBIC))[1].tobytes())
+    torch.set_num_threads(threads)
+    model.ranges = recorder.ranges()
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,9 @@ def test_unknown_engine_is_refused() -> None:
 @pytest.mark.parametrize("name", ENGINES)
 def test_half_precision_on_a_cpu_is_refused(model: RetinaFocus, name: str) -> None:
     pytest.importorskip(f"retinafocus.engines.{name}_engine")
-    with pytest.raises(SettingsError, match="precision is 'float16' on the CPU; choose float32, or device=cuda"):
+    with pytest.raises(
+        SettingsError, match="precision is 'float16' on the CPU; choose float32 or int8, or device=cuda"
+    ):
         make_engine(model, name=name, device="cpu", precision="float16")
 
 
@@ -76,3 +78,26 @@ def test_missing_engine_is_reported_as_not_usable() -> None:
     (report,) = [report for report in available_engines() if report.name == "openvino"]
     assert not report.usable
     assert report.detail == "it needs openvino and onnx: pip install 'retinafocus[openvino]'"
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "message"),
+    [
+        pytest.param(
+            "torch", "cpu", "precision is 'int8' with engine torch; choose float32, or engine=openvino", id="torch"
+        ),
+        pytest.param("onnx", "cpu", "with engine onnx: ONNX Runtime is no faster in it; choose float32", id="onnx"),
+        pytest.param("auto", "cuda", "precision is 'int8' with (device cuda|engine torch); choose float32", id="gpu"),
+    ],
+)
+def test_int8_is_for_openvino_on_a_cpu(ranged_model: RetinaFocus, name: str, device: str, message: str) -> None:
+    if name == "onnx":
+        pytest.importorskip("retinafocus.engines.onnx_engine")
+    with pytest.raises(SettingsError, match=message):
+        make_engine(ranged_model, name=name, device=device, precision="int8")
+
+
+def test_int8_without_ranges_names_the_command_that_measures_them(model: RetinaFocus) -> None:
+    pytest.importorskip("retinafocus.engines.openvino_engine")
+    with pytest.raises(SettingsError, match="retinafocus weights calibrate WEIGHTS PHOTOS -o OUT`, or choose float32"):
+        make_engine(model, name="openvino", device="cpu", precision="int8")

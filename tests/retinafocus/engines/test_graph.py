@@ -106,3 +106,29 @@ def test_threads_that_write_graphs_at_once_disturb_neither_each_other_nor_a_netw
         for _ in range(20):
             model(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
         assert all(future.result().SerializeToString(deterministic=True) == wanted for future in written)
+
+
+def test_convolutions_in_integers_have_8_bit_weights_and_inputs(ranged_model: RetinaFocus) -> None:
+    written = graph.onnx_graph(ranged_model, ranges=ranged_model.ranges)
+    onnx.checker.check_model(written, full_check=True)
+    makers = {output: node for node in written.graph.node for output in node.output}
+    constants = {constant.name: onnx.numpy_helper.to_array(constant) for constant in written.graph.initializer}
+    convolutions = [node for node in written.graph.node if node.op_type == "Conv"]
+    assert len(convolutions) == sum(isinstance(module, nn.Conv2d) for module in ranged_model.modules())
+    for node in convolutions:
+        assert makers[makers[node.input[0]].input[0]].op_type == "QuantizeLinear"
+        whole, scales, zeros = (constants[name] for name in makers[node.input[1]].input)
+        assert whole.dtype == np.int8
+        assert np.abs(whole).max(axis=(1, 2, 3)).tolist() == [127] * len(scales)
+        assert not zeros.any()
+
+
+def test_range_becomes_a_scale_and_a_zero(model: RetinaFocus) -> None:
+    ranges = {name: (-1.0, 4.1) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    written = graph.onnx_graph(model, ranges=ranges)
+    constants = {constant.name: onnx.numpy_helper.to_array(constant) for constant in written.graph.initializer}
+    rounded = [node for node in written.graph.node if node.op_type == "QuantizeLinear"]
+    assert len({node.input[0] for node in rounded}) == len(rounded)  # once, however many convolutions it enters
+    for node in rounded:
+        assert constants[node.input[1]] == pytest.approx(0.02)  # 5.1 / 255
+        assert constants[node.input[2]] == 50

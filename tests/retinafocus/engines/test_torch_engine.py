@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -54,6 +55,56 @@ def test_failure_of_the_network_is_an_error_of_the_photo(
         TorchEngine(Failing(get_preset("mobile025"))).run(pictures(4, 4))
     assert caught.value.status == status
     assert "0x7f" not in caught.value.reason
+
+
+class SmallMemory(TorchEngine):
+    """As on a GPU: always full batches, and memory for so many pictures."""
+
+    room = 2
+
+    def _run(self, pixels: np.ndarray, together: int) -> Outputs:
+        self.tried = [*getattr(self, "tried", []), together]
+        if together > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super()._run(pixels, together)
+
+
+def test_batch_that_does_not_fit_is_tried_in_halves(random_model: Maker, pictures: Pictures) -> None:
+    pixels = np.concatenate([pictures(32, 32), pictures(32, 32)[:, ::-1], pictures(32, 32)[:, :, ::-1]])[:5]
+    model = random_model("mobile025")
+    engine = SmallMemory(model)
+    engine.batch = 8
+    outputs = engine.run(np.ascontiguousarray(pixels))
+    assert engine.tried == [8, 4, *[2] * -(-len(pixels) // 2)]
+    expected = TorchEngine(model).run(np.ascontiguousarray(pixels))
+    torch.testing.assert_close(outputs.class_logits, expected.class_logits)
+
+
+def test_picture_that_never_fits_is_an_error_of_the_photo(random_model: Maker, pictures: Pictures) -> None:
+    engine = SmallMemory(random_model("mobile025"))
+    engine.batch, engine.room = 4, 0
+    with pytest.raises(PhotoError) as caught:
+        engine.run(pictures(32, 32))
+    assert caught.value.status == "out_of_memory"
+    assert engine.tried == [4, 2, 1]
+
+
+def test_what_ran_out_of_memory_lets_go_of_what_it_held(pictures: Pictures) -> None:
+    class Held:
+        """Counts as held until the garbage collector has it."""
+
+    held = []
+
+    class Failing(RetinaFocus):
+        def forward(self, pixels: Tensor) -> Outputs:
+            activations = Held()
+            held.append(weakref.ref(activations))
+            raise MemoryError
+
+    with pytest.raises(PhotoError) as caught:
+        TorchEngine(Failing(get_preset("mobile025"))).run(pictures(4, 4))
+    assert caught.value.__cause__ is not None  # which still has the frame that held them
+    assert [reference() for reference in held] == [None]
 
 
 @pytest.mark.parametrize(
