@@ -15,12 +15,12 @@ from torch import Tensor
 
 from retinafocus.errors import SettingsError
 
-CACHED_PIXELS = 2**24
-"""Anchors of larger network inputs are built anew each time: a 16.7 Mpx input needs 11 MB of them, the largest
-photo admitted 180 MB, and building takes a few percent of the network's time at any size."""
+CACHED_PIXELS = 2**20
+"""Anchors of larger network inputs are built anew each time: a 1 Mpx input needs 0.7 MB of them, and building takes a
+percent of the network's time there, but a tenth for a small chip."""
 
-CACHED_SHAPES = 16
-"""Shapes remembered; with `CACHED_PIXELS` at most about 180 MB. The chips of a run have fewer shapes than this."""
+CACHED_SHAPES = 128
+"""Shapes remembered; with `CACHED_PIXELS` at most about 90 MB. The chips of a run have some fifty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

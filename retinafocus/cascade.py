@@ -150,7 +150,7 @@ def _look_at_next_level(ways: Sequence[Way], engine: Engine) -> None:
 
 
 def _run(parts: Sequence[Part], engine: Engine) -> None:
-    """Run the network on rectangles of one shape; what fails together is tried one by one."""
+    """Run the network on rectangles of one shape; what fails together is tried in halves, at last one by one."""
     start = time.perf_counter()
     try:
         with photo_errors():
@@ -160,9 +160,10 @@ def _run(parts: Sequence[Part], engine: Engine) -> None:
         if len(parts) == 1:
             parts[0].way.error = error
             return
-        for part in parts:
-            if part.way.error is None:
-                _run([part], engine)
+        middle = len(parts) // 2
+        for half in (parts[:middle], parts[middle:]):
+            if going := [part for part in half if part.way.error is None]:
+                _run(going, engine)
         return
     each = (time.perf_counter() - start) / len(parts)
     for number, part in enumerate(parts):

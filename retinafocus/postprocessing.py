@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,11 +72,22 @@ class Candidates:
 
 
 def find_candidates(outputs: Outputs, size: tuple[int, int], preset: Preset, config: PostConfig) -> Candidates:
-    """Read the outputs for one picture. Only anchors above the floor are decoded or leave the device.
+    """Read the outputs for one picture; see `find_all_candidates`."""
+    (found,) = find_all_candidates([outputs], [size], preset, config)
+    return found
+
+
+def find_all_candidates(
+    outputs: Sequence[Outputs], sizes: Sequence[tuple[int, int]], preset: Preset, config: PostConfig
+) -> list[Candidates]:
+    """Read the outputs for many pictures at once: for small ones the calls cost more than the arithmetic.
+
+    Only anchors above the floor are decoded or leave the device. What is found in a picture does not depend on the
+    others.
 
     Args:
-        outputs: for a batch of one, on any device.
-        size: (height, width) of the network input in pixels.
+        outputs: for each picture, a batch of one, on any device; at least one.
+        sizes: (height, width) of each network input in pixels.
         preset: of the network: its anchors and variances.
         config: floor and limit.
 
@@ -83,32 +95,62 @@ def find_candidates(outputs: Outputs, size: tuple[int, int], preset: Preset, con
         PhotoError: model_error, the outputs contain numbers that are not finite.
     """
     # softmax over two classes is the sigmoid of their difference, so the floor is a floor on the difference.
-    margins = outputs.class_logits[0, :, 1].float() - outputs.class_logits[0, :, 0].float()
+    logits = torch.cat([each.class_logits[0] for each in outputs]).float()
+    margins = (logits[:, 1] - logits[:, 0]).cpu().numpy()
     check_finite(margins)
-    chosen = torch.nonzero(margins >= _logit(config.score_floor)).squeeze(1)
-    limit = config.candidate_limit(size[0] * size[1])
-    if limit is not None and len(chosen) > limit:
-        best_first = torch.sort(margins[chosen], descending=True, stable=True).indices
-        chosen = chosen[best_first[:limit]]
-    scores = torch.sigmoid(margins[chosen].cpu())
-    anchors = anchor_boxes(preset.anchors, size)[chosen.cpu()]
-    boxes = decode_boxes(outputs.box_deltas[0, chosen].cpu().float(), anchors, preset.variances)
-    landmarks = decode_landmarks(outputs.landmark_deltas[0, chosen].cpu().float(), anchors, preset.variances)
+    above = np.flatnonzero(margins >= _logit(config.score_floor))
+    above = above[sigmoid(margins[above]) >= config.score_floor]
+    starts = np.cumsum([0, *(each.class_logits.shape[1] for each in outputs)])
+    chosen = np.split(above, np.searchsorted(above, starts[1:-1]))
+    for number, (height, width) in enumerate(sizes):
+        limit = config.candidate_limit(height * width)
+        if limit is not None and len(chosen[number]) > limit:
+            best_first = np.argsort(-margins[chosen[number]], kind="stable")
+            chosen[number] = chosen[number][best_first[:limit]]
+    scores = sigmoid(margins[np.concatenate(chosen)])
+    boxes, landmarks = _decoded(outputs, sizes, [torch.from_numpy(n) for n in map(np.subtract, chosen, starts)], preset)
+    ends = np.cumsum([len(each) for each in chosen])[:-1]
+    return [
+        Candidates(*each) for each in zip(*(np.split(part, ends) for part in (boxes, scores, landmarks)), strict=True)
+    ]
+
+
+def _decoded(
+    outputs: Sequence[Outputs], sizes: Sequence[tuple[int, int]], chosen: Sequence[Tensor], preset: Preset
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(N, 4) boxes and (N, 5, 2) landmarks of the chosen anchors, picture after picture."""
+    some = [(each, size, places) for each, size, places in zip(outputs, sizes, chosen, strict=True) if len(places)]
+    if not some:
+        return np.empty((0, 4), np.float32), np.empty((0, 5, 2), np.float32)
+    anchors = torch.cat([anchor_boxes(preset.anchors, size)[places] for _, size, places in some])
+    box_deltas = torch.cat([each.box_deltas[0, places.to(each.box_deltas.device)] for each, _, places in some])
+    points = torch.cat([each.landmark_deltas[0, places.to(each.landmark_deltas.device)] for each, _, places in some])
+    boxes = decode_boxes(box_deltas.cpu(), anchors, preset.variances).numpy()
+    landmarks = decode_landmarks(points.cpu(), anchors, preset.variances).numpy()
     check_finite(boxes)
     check_finite(landmarks)
-    above = scores >= config.score_floor
-    return Candidates(boxes[above].numpy(), scores[above].numpy(), landmarks[above].numpy())
+    return boxes, landmarks
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities of logits, of any shape; float32.
+
+    Not torch's, whose last digit depends on where in an array a number stands.
+    """
+    with np.errstate(over="ignore"):
+        probabilities: NDArray[np.float32] = np.float32(1) / (1 + np.exp(-logits))
+    return probabilities
+
+
+def check_finite(values: NDArray[np.float32]) -> None:
+    """Raise PhotoError unless every number of an output is one: the others would pass for "nothing there"."""
+    if not np.isfinite(values).all():
+        raise PhotoError(
+            "model_error", "the network's output is not finite; check the weights, or use precision float32"
+        )
 
 
 def _logit(probability: float) -> float:
     """The difference of logits just below which the face probability is under `probability`."""
     # The slack lets float32's rounding of a sigmoid decide at the floor itself, not that of a logarithm.
     return -math.inf if probability == 0 else math.log(probability / (1 - probability)) - 1e-4
-
-
-def check_finite(values: Tensor) -> None:
-    """Raise PhotoError unless every number of an output is one: the others would pass for "nothing there"."""
-    if not bool(torch.isfinite(values).all()):
-        raise PhotoError(
-            "model_error", "the network's output is not finite; check the weights, or use precision float32"
-        )

@@ -7,6 +7,7 @@ reduced costs a second decode if it needs a finer look, and it depends on the fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,8 +25,8 @@ Area = tuple[float, float, float, float]
 # Decoding a baseline JPEG reduced by that much, as a share of decoding it whole: benchmarks/README.md, "Decoding".
 REDUCED_COST = {1: 1.0, 2: 0.86, 4: 0.79, 8: 0.69}
 
-# Making a reduced picture from the decoded whole one by area averaging, likewise.
-SHRINKING_COST = 0.15
+# Making all coarser levels from the decoded whole picture, each from the next finer one, likewise.
+SHRINKING_COST = 0.12
 
 # Cubic interpolation reaches two pixels to each side; a rectangle enlarged by itself needs them for its rim.
 CUBIC_REACH = 4
@@ -114,28 +115,34 @@ class DecodedPhoto:
         self._data, self._header, self._max_pixels = data, header, max_pixels
         self._decoding = decoding
         self._focus_scale = plan.focus_level.scale
-        self._bases = {decoding.coarse: self._decode(decoding.coarse)}
-        self._levels: dict[int, NDArray[np.uint8]] = {}
+        self._held = self._decode(decoding.coarse)
+        self._held.halved(plan.levels[0].scale)  # here, where a job has threads that read ahead
 
     def covered(self, scale: float) -> Area:
         """See `PixelSource.covered`."""
-        return shown_area(self._header, self._reduction(scale))
+        reduction = self._by_decoder(self._reduction(scale))
+        decoded = math.ceil(self._header.height / reduction), math.ceil(self._header.width / reduction)
+        return _filled_up(shown_area(self._header, reduction), decoded, scale * reduction)
 
     def load(self, level: Level) -> None:
         """See `PixelSource.load`."""
         reduction = self._reduction(level.scale)
-        if reduction not in self._bases:  # the coarse pixels are not needed any more
-            self._bases = {
-                reduction: decode(self._data, self._header, reduction=reduction, max_pixels=self._max_pixels)
-            }
+        if reduction != self._held.reduction:  # the coarse pixels are not needed any more
+            self._held = self._decode(reduction)
 
     def read(self, level: Level, boxes: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """See `PixelSource.read`."""
         self.load(level)
-        return _rectangles(self._bases[self._reduction(level.scale)], level, boxes, self._levels)
+        return self._held.rectangles(level, boxes)
 
-    def _decode(self, reduction: int) -> NDArray[np.uint8]:
-        return decode(self._data, self._header, reduction=reduction, max_pixels=self._max_pixels)
+    def _decode(self, reduction: int) -> _Halvings:
+        by_decoder = self._by_decoder(reduction)
+        pixels = decode(self._data, self._header, reduction=by_decoder, max_pixels=self._max_pixels)
+        return _Halvings(_Halvings(pixels, by_decoder).halved(1 / reduction), reduction)
+
+    def _by_decoder(self, reduction: int) -> int:
+        """As much of a reduction as the decoder makes; the rest is halved here, like pixels that were given."""
+        return reduction if self._header.format == "jpeg" else 1
 
     def _reduction(self, scale: float) -> int:
         return self._decoding.coarse if scale <= self._focus_scale else self._decoding.fine
@@ -146,19 +153,50 @@ class GivenPixels:
 
     def __init__(self, pixels: NDArray[np.uint8]):
         """Hold (H, W, 3) uint8 RGB pixels, upright, in any memory order."""
-        self._base = np.ascontiguousarray(pixels)
-        self._levels: dict[int, NDArray[np.uint8]] = {}
+        self._size = pixels.shape[0], pixels.shape[1]
+        self._held = _Halvings(np.ascontiguousarray(pixels))
 
     def covered(self, scale: float) -> Area:
         """See `PixelSource.covered`."""
-        return 0.0, 0.0, float(self._base.shape[1]), float(self._base.shape[0])
+        height, width = self._size
+        return _filled_up((0.0, 0.0, float(width), float(height)), self._size, scale)
 
     def load(self, level: Level) -> None:
         """See `PixelSource.load`; everything is there."""
 
     def read(self, level: Level, boxes: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """See `PixelSource.read`."""
-        return _rectangles(self._base, level, boxes, self._levels)
+        return self._held.rectangles(level, boxes)
+
+
+class _Halvings:
+    """A photo's pixels at the scale they came in and, as far as they are needed, halved again and again.
+
+    Each level from the next finer one takes a sixth of the time of each from the whole picture, and every level pixel
+    shows exactly 2, 4, 8, ... photo pixels along each axis.
+    """
+
+    def __init__(self, pixels: NDArray[np.uint8], reduction: int = 1):
+        """Hold (H, W, 3) uint8 RGB pixels, upright, one for each `reduction` photo pixels along each axis."""
+        self.reduction = reduction
+        self._made = [pixels]
+
+    def halved(self, scale: float) -> NDArray[np.uint8]:
+        """(h, w, 3) the photo at that scale, or as it came; what is coarser is let go: it was looked at before."""
+        halvings = max(0, -round(math.log2(scale * self.reduction)))
+        while len(self._made) <= halvings:
+            self._made.append(halve(self._made[-1]))
+        del self._made[halvings + 1 :]
+        return self._made[halvings]
+
+    def rectangles(self, level: Level, boxes: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """See `PixelSource.read`; the level's scale is that of the pixels, or coarser, or twice as fine."""
+        times = level.scale * self.reduction
+        for number, (left, top, right, bottom) in enumerate(boxes.tolist()):
+            if times > 1:
+                yield number, _enlarged(self._made[0], round(times), (left, top, right, bottom))
+            else:
+                yield number, np.ascontiguousarray(self.halved(level.scale)[top:bottom, left:right])
 
 
 def shown_area(header: PhotoHeader, reduction: int) -> Area:
@@ -204,38 +242,43 @@ def level_pixels(base: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.u
     return np.asarray(cv2.resize(base, (width, height), interpolation=method), np.uint8)
 
 
+def halve(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture at half its size, each pixel the mean of four; an odd last row or column stands for two.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+
+    Returns:
+        (ceil(H / 2), ceil(W / 2), 3) uint8 RGB.
+    """
+    height, width = pixels.shape[:2]
+    if height % 2 or width % 2:  # repeated: where a level pixel shows not exactly 2 x 2, OpenCV takes ten times as long
+        pixels = np.asarray(cv2.copyMakeBorder(pixels, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE), np.uint8)
+    size = (pixels.shape[1] // 2, pixels.shape[0] // 2)
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _filled_up(area: Area, size: tuple[int, int], scale: float) -> Area:
+    """What pixels show after halvings, whose last row or column may stand for two.
+
+    Args:
+        area: what they showed before.
+        size: (height, width) before.
+        scale: of the halvings together; 1 or more changes nothing.
+    """
+    left, top, right, bottom = area
+    made_y, made_x = (math.ceil(side * scale) for side in size)
+    across, down = (right - left) * made_x / (size[1] * scale), (bottom - top) * made_y / (size[0] * scale)
+    return left, top, left + across, top + down
+
+
 def _reduction(level: Level) -> int:
     """The largest reduction by which a decoded photo still has every pixel of the level."""
     return max(1, min(REDUCTIONS[-1], round(1 / level.scale)))
 
 
-def _rectangles(
-    base: NDArray[np.uint8], level: Level, boxes: NDArray[np.int32], made: dict[int, NDArray[np.uint8]]
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Rectangles of a level made from decoded pixels.
-
-    Args:
-        base: the photo at the level's scale or finer, or at half of it.
-        level: decides the size.
-        boxes: see `PixelSource.read`.
-        made: levels shrunk earlier, by index; a shrunk level is made once, whole. An enlarged one never is.
-    """
-    enlarged = level.size[0] > base.shape[0] or level.size[1] > base.shape[1]
-    whole = None
-    if not enlarged:
-        if level.index not in made:
-            made[level.index] = level_pixels(base, level.size)
-        whole = made[level.index]
-    for number, (left, top, right, bottom) in enumerate(boxes.tolist()):
-        if whole is None:
-            yield number, _enlarged(base, level.size, (left, top, right, bottom))
-        else:
-            yield number, np.ascontiguousarray(whole[top:bottom, left:right])
-
-
-def _enlarged(base: NDArray[np.uint8], size: tuple[int, int], box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
-    """One rectangle of the photo enlarged to `size`, without making the rest of it."""
-    times = round(size[0] / base.shape[0])
+def _enlarged(base: NDArray[np.uint8], times: int, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """One rectangle of the photo enlarged so many times, without making the rest of it."""
     starts = [max(0, side // times - CUBIC_REACH) for side in box[:2]]
     ends = [min(limit, -(-side // times) + CUBIC_REACH) for side, limit in zip(box[2:], base.shape[1::-1], strict=True)]
     part = base[starts[1] : ends[1], starts[0] : ends[0]]

@@ -26,7 +26,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 
 from retinafocus import exif
 from retinafocus.errors import PhotoError
-from retinafocus.headers import PhotoHeader, jpeg_frame
+from retinafocus.headers import PhotoHeader, jpeg_frame, jpeg_without_exif, png_pixels
 from retinafocus.photos import decoder_error, to_rgb, truncated
 
 Pixels = NDArray[np.uint8]
@@ -88,7 +88,7 @@ class LibvipsRows:
         if tiff and exif.TILE_WIDTH in tiff.numbers and tiff.number(exif.PLANAR_CONFIGURATION, 1) == 2:
             raise _not_in_strips("a TIFF whose colours lie in separate tiles cannot be decoded in strips")
         # libvips reads from this memory as long as the image lives, but does not keep it alive.
-        self._source = _libvips().Source.new_from_memory(_whole_blocks(data, header, reduction))
+        self._source = _libvips().Source.new_from_memory(self._for_libvips(reduction))
         with self._calling():
             self._image = image = _open(self._source, header.format, reduction)
             self._region = _libvips().Region.new(image)
@@ -103,6 +103,12 @@ class LibvipsRows:
         opaque = tiff is not None and tiff.number(exif.EXTRA_SAMPLES, 2) == 0  # its last sample is something else
         if image.bands > len(self._mode) and self._mode != "CMYK" and not opaque:
             self._mode += "A"
+
+    def _for_libvips(self, reduction: int) -> bytes | bytearray:
+        """The file without metadata: libvips' reader of EXIF takes minutes for a block made of thousands of entries."""
+        if self._header.format == "jpeg":
+            return _whole_blocks(self._data, self._header, reduction)
+        return png_pixels(self._data) if self._header.format == "png" else self._data
 
     def read(self, top: int, bottom: int, left: int, right: int) -> Pixels:
         """See `Rows.read`."""
@@ -155,16 +161,14 @@ def _open(source: Any, name: str, reduction: int) -> Any:
     return _libvips().Operation.call(f"{name}load_source", source, **options)
 
 
-def _whole_blocks(data: bytes, header: PhotoHeader, reduction: int) -> bytes | bytearray:
-    """A JPEG whose size is a multiple of the reduction, because libvips leaves out a last block that is not whole.
+def _whole_blocks(data: bytes, header: PhotoHeader, reduction: int) -> bytearray:
+    """A JPEG without EXIF, of a size that is a multiple of the reduction: libvips leaves out a last block that is cut.
 
     The blocks are in the file, up to 8 x 8 pixels: only the size that the header states is raised.
     """
     height, width = header.stored_size
-    if height % reduction == 0 and width % reduction == 0:
-        return data
     at, _ = jpeg_frame(data)
-    raised = bytearray(data)
+    raised = jpeg_without_exif(data)
     struct.pack_into(">HH", raised, at, height + -height % reduction, width + -width % reduction)
     return raised
 

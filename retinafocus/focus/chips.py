@@ -9,6 +9,7 @@ wherever they overlap: merging all that overlaps made one chip of half a photo o
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -77,11 +78,15 @@ def chips_around(
     return _ordered(_merged(boxes, shape, min_side))
 
 
+@functools.lru_cache(maxsize=256)
 def sides_from(smallest: int, largest: int) -> NDArray[np.int32]:
     """The sides a chip may have, ascending: the smallest times 1, 1.5, 2, 3, 4, 6, ... below `largest`, then `largest`.
 
     Args:
         smallest, largest: in cells, at least 1.
+
+    Returns:
+        int32. Shared with other callers: never write to it.
     """
     powers = range(math.ceil(math.log2(max(largest / smallest, 1))) + 1)
     steps = {math.ceil(smallest * step * 2**power) for power, step in itertools.product(powers, STEPS)}
@@ -121,14 +126,14 @@ def _regions(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
 
 
 def _grown(boxes: NDArray[np.int32], shape: tuple[int, ...], min_side: int) -> NDArray[np.int32]:
-    """Each rectangle grown about its centre to the next allowed sides, inside the map."""
+    """(..., 4) each rectangle grown about its centre to the next allowed sides, inside the map."""
     grown = np.empty_like(boxes)
     for axis, limit in ((0, shape[1]), (1, shape[0])):
-        start, end = boxes[:, axis], boxes[:, axis + 2]
+        start, end = boxes[..., axis], boxes[..., axis + 2]
         sides = sides_from(min_side, limit)
         side = sides[np.searchsorted(sides, end - start)]
-        grown[:, axis] = np.clip(start - (side - (end - start)) // 2, 0, limit - side)
-        grown[:, axis + 2] = grown[:, axis] + side
+        grown[..., axis] = np.clip(start - (side - (end - start)) // 2, 0, limit - side)
+        grown[..., axis + 2] = grown[..., axis] + side
     return grown
 
 
@@ -153,12 +158,11 @@ def _merged(boxes: NDArray[np.int32], shape: tuple[int, ...], min_side: int) -> 
         return np.concatenate([_merged(boxes[np.sort(half)], shape, min_side) for half in halves])
     boxes = boxes.copy()
     left = np.ones(len(boxes), bool)
-    savings = np.full((len(boxes), len(boxes)), -1)
-    for first in range(len(boxes) - 1):
-        savings[first, first + 1 :] = _savings(boxes[first], boxes[first + 1 :], shape, min_side)
+    savings = _savings(boxes[:, None], boxes, shape, min_side)
+    savings[np.tri(len(boxes), dtype=bool)] = -1  # each pair once
     while savings.size and savings.max() >= 0:
         kept, gone = np.unravel_index(int(savings.argmax()), savings.shape)
-        boxes[kept] = _union(boxes[kept], boxes[gone : gone + 1], shape, min_side)[0]
+        boxes[kept] = _union(boxes[kept], boxes[gone], shape, min_side)
         left[gone] = False
         savings[gone, :] = savings[:, gone] = -1
         fresh = np.where(left, _savings(boxes[kept], boxes, shape, min_side), -1)
@@ -167,24 +171,23 @@ def _merged(boxes: NDArray[np.int32], shape: tuple[int, ...], min_side: int) -> 
 
 
 def _savings(
-    box: NDArray[np.int32], others: NDArray[np.int32], shape: tuple[int, ...], min_side: int
+    ones: NDArray[np.int32], others: NDArray[np.int32], shape: tuple[int, ...], min_side: int
 ) -> NDArray[np.int64]:
-    """(N,) cells saved by making one rectangle of a given one and each of the others; negative where it costs."""
-    together = _area(box[None]) + _area(others)
-    saved: NDArray[np.int64] = together - _area(_union(box, others, shape, min_side))
+    """(...) cells saved by making two rectangles (..., 4) one; negative where it costs."""
+    saved: NDArray[np.int64] = _area(ones) + _area(others) - _area(_union(ones, others, shape, min_side))
     return saved
 
 
 def _union(
-    box: NDArray[np.int32], others: NDArray[np.int32], shape: tuple[int, ...], min_side: int
+    ones: NDArray[np.int32], others: NDArray[np.int32], shape: tuple[int, ...], min_side: int
 ) -> NDArray[np.int32]:
-    """(N, 4) the rectangle around a given one and each of the others, grown to an allowed size."""
-    both = [np.minimum(box[:2], others[:, :2]), np.maximum(box[2:], others[:, 2:])]
-    return _grown(np.concatenate(both, axis=1), shape, min_side)
+    """(..., 4) the rectangles around pairs of them, grown to an allowed size."""
+    both = [np.minimum(ones[..., :2], others[..., :2]), np.maximum(ones[..., 2:], others[..., 2:])]
+    return _grown(np.concatenate(both, axis=-1), shape, min_side)
 
 
 def _area(boxes: NDArray[np.int32]) -> NDArray[np.int64]:
-    area: NDArray[np.int64] = (boxes[:, 2:] - boxes[:, :2]).astype(np.int64).prod(axis=1)
+    area: NDArray[np.int64] = (boxes[..., 2:] - boxes[..., :2]).astype(np.int64).prod(axis=-1)
     return area
 
 

@@ -23,6 +23,9 @@ from retinafocus.levels import Level
 from retinafocus.nms import nms
 from retinafocus.postprocessing import Candidates
 
+# Candidates times looks that are compared at a time: some 10 MB of intermediate arrays.
+PAIRS_AT_A_TIME = 2**20
+
 
 class Verdict(IntEnum):
     """What became of a candidate."""
@@ -84,15 +87,21 @@ def stack(looks: Sequence[Look], *, border: float, nms_iou: float, keep_top_k: i
     Returns:
         Boxes inside the photo, in pixels of the upright original photo; equal scores are ordered from top to bottom.
     """
-    if not looks:
+    found = [look for look in looks if len(look.candidates)]
+    if not found:
         empty = Faces.empty()
         return Stack(empty, empty.boxes, empty.scores, empty.levels, np.empty(0, np.int8))
-    boxes, sides, landmarks = (np.concatenate(parts) for parts in zip(*map(_in_photo, looks), strict=True))
-    scores = np.concatenate([look.candidates.scores for look in looks])
-    levels = np.concatenate([np.full(len(look.candidates), look.level.index, np.int16) for look in looks])
-    verdicts = np.concatenate([_cut(look, border) for look in looks])
-    verdicts[_wrong_size(looks, boxes, sides, levels, border) & (verdicts == Verdict.KEPT)] = Verdict.SIZE
-    boxes = clip_boxes(torch.from_numpy(boxes), looks[0].level.photo_size).numpy()
+    look_of = np.repeat(np.arange(len(found)), [len(look.candidates) for look in found])
+    scores = np.concatenate([look.candidates.scores for look in found])
+    levels = np.array([look.level.index for look in found], np.int16)[look_of]
+    boxes, landmarks = _in_photo(found, look_of, levels)
+    verdicts = _cut(found, look_of, border)
+    ranges = np.array([look.level.face_range for look in found])[look_of]
+    sides = box_sides(torch.from_numpy(boxes)).numpy()
+    small = sides <= ranges[:, 0]
+    small[small] = _seen_finer(boxes[small], levels[small], looks, border)
+    verdicts[(small | (sides > ranges[:, 1])) & (verdicts == Verdict.KEPT)] = Verdict.SIZE
+    boxes = clip_boxes(torch.from_numpy(boxes), found[0].level.photo_size).numpy()
     unseen = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
     verdicts[unseen & (verdicts == Verdict.KEPT)] = Verdict.OUTSIDE
     chosen = _without_duplicates(boxes, scores, levels, verdicts, nms_iou, keep_top_k)
@@ -100,62 +109,63 @@ def stack(looks: Sequence[Look], *, border: float, nms_iou: float, keep_top_k: i
     return Stack(faces, boxes, scores, levels, verdicts)
 
 
-def _in_photo(look: Look) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Boxes, their sides sqrt(w*h) and landmarks of one look in pixels of the photo, not yet cut at its border."""
-    corner = np.array(look.box[:2], np.float32)
-    with np.errstate(over="ignore"):  # an endless box stays endless, and is cut at the photo's border later
-        boxes = look.level.to_photo(look.candidates.boxes + np.tile(corner, 2))
-        landmarks = look.level.to_photo(look.candidates.landmarks + corner)
-    return boxes, box_sides(torch.from_numpy(boxes)).numpy(), landmarks
+def _in_photo(
+    looks: Sequence[Look], look_of: NDArray[np.int64], levels: NDArray[np.int16]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(N, 4) boxes and (N, 5, 2) landmarks in pixels of the photo, not yet cut at its border.
+
+    Args:
+        looks: with candidates.
+        look_of: (N,) the number of each candidate's look.
+        levels: (N,) the index of its level.
+    """
+    corners = np.array([look.box[:2] for look in looks], np.float32)[look_of]
+    boxes = np.concatenate([look.candidates.boxes for look in looks]) + np.tile(corners, 2)
+    landmarks = np.concatenate([look.candidates.landmarks for look in looks]) + corners[:, None]
+    return _to_photo(boxes, levels, looks), _to_photo(landmarks, levels, looks)
 
 
-def _cut(look: Look, border: float) -> NDArray[np.int8]:
-    """(N,) CUT for each candidate near a side of the rectangle that lies inside the level, KEPT for the others."""
-    left, top, right, bottom = look.box
-    height, width = look.level.size
-    boxes = look.candidates.boxes
-    cut = np.zeros(len(look.candidates), bool)
-    if left > 0:
-        cut |= boxes[:, 0] < border
-    if top > 0:
-        cut |= boxes[:, 1] < border
-    if right < width:
-        cut |= boxes[:, 2] > right - left - border
-    if bottom < height:
-        cut |= boxes[:, 3] > bottom - top - border
-    return np.where(cut, Verdict.CUT, Verdict.KEPT).astype(np.int8)
+def _to_photo(points: NDArray[np.float32], levels: NDArray[np.int16], looks: Sequence[Look]) -> NDArray[np.float32]:
+    """(N, ..., 2 k) points in pixels of the level whose index is given for each, to pixels of the photo."""
+    moved = np.empty_like(points)
+    for level in {look.level.index: look.level for look in looks}.values():
+        moved[levels == level.index] = level.to_photo(points[levels == level.index])
+    return moved
 
 
-def _wrong_size(
-    looks: Sequence[Look],
-    boxes: NDArray[np.float32],
-    sides: NDArray[np.float32],
-    levels: NDArray[np.int16],
-    border: float,
+def _cut(looks: Sequence[Look], look_of: NDArray[np.int64], border: float) -> NDArray[np.int8]:
+    """(N,) CUT for each candidate near a side of its look that lies inside the level, KEPT for the others."""
+    edges = np.array([look.box for look in looks])
+    sides = (edges[:, 2:] - edges[:, :2])[look_of]
+    low_inner, high_inner = _inner_sides(looks)
+    boxes = np.concatenate([look.candidates.boxes for look in looks])
+    cut = (boxes[:, :2] < border) & low_inner[look_of] | (boxes[:, 2:] > sides - border) & high_inner[look_of]
+    return np.where(cut.any(axis=1), Verdict.CUT, Verdict.KEPT).astype(np.int8)
+
+
+def _seen_finer(
+    boxes: NDArray[np.float32], levels: NDArray[np.int16], looks: Sequence[Look], border: float
 ) -> NDArray[np.bool_]:
-    """(N,) whether another level sees a candidate of that size better, and has looked at all of it."""
-    lows = np.concatenate([np.full(len(look.candidates), look.level.face_range[0]) for look in looks])
-    highs = np.concatenate([np.full(len(look.candidates), look.level.face_range[1]) for look in looks])
-    small = sides <= lows
-    for level in np.unique(levels[small]):
-        chosen = np.nonzero(small & (levels == level))[0]
-        small[chosen] = _whole_in_any(boxes[chosen], [look for look in looks if look.level.index > level], border)
-    wrong: NDArray[np.bool_] = small | (sides > highs)
-    return wrong
+    """(N,) whether one look at a finer level holds the whole of a box, in photo pixels, so that it is not cut there."""
+    low_inner, high_inner = _inner_sides(looks)
+    look_levels = np.array([look.level.index for look in looks], np.int16)
+    edges = np.array([look.box for look in looks], np.float32)
+    room = _to_photo(edges + np.array([border, border, -border, -border], np.float32), look_levels, looks)
+    low, high = np.where(low_inner, room[:, :2], -np.inf), np.where(high_inner, room[:, 2:], np.inf)
+    seen = np.zeros(len(boxes), bool)
+    for level in np.unique(levels):
+        finer = look_levels > level
+        chosen = np.nonzero(levels == level)[0]
+        for part in np.array_split(chosen, len(chosen) * len(looks) // PAIRS_AT_A_TIME + 1):
+            inside = (boxes[part, None, :2] >= low[finer]) & (boxes[part, None, 2:] <= high[finer])
+            seen[part] = inside.all(axis=2).any(axis=1)
+    return seen
 
 
-def _whole_in_any(boxes: NDArray[np.float32], looks: Sequence[Look], border: float) -> NDArray[np.bool_]:
-    """(N,) whether each box, in photo pixels, lies in one of the looks, far enough inside not to be cut there."""
-    inside = np.zeros(len(boxes), bool)
-    for look in looks:
-        left, top, right, bottom = look.box
-        height, width = look.level.size
-        low = look.level.to_photo(np.array([left + border, top + border], np.float32))
-        high = look.level.to_photo(np.array([right - border, bottom - border], np.float32))
-        low = np.where([left > 0, top > 0], low, -np.inf)
-        high = np.where([right < width, bottom < height], high, np.inf)
-        inside |= (boxes[:, :2] >= low).all(axis=1) & (boxes[:, 2:] <= high).all(axis=1)
-    return inside
+def _inner_sides(looks: Sequence[Look]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(N, 2) each: whether left and top, and right and bottom, of a look lie inside its level."""
+    edges = np.array([look.box for look in looks])
+    return edges[:, :2] > 0, edges[:, 2:] < np.array([look.level.size[::-1] for look in looks])
 
 
 def _without_duplicates(

@@ -22,8 +22,11 @@ from retinafocus.focus.stacking import Look, Stack, stack
 from retinafocus.levels import Level, LevelPlan
 from retinafocus.models import Outputs, Preset
 from retinafocus.photos import PhotoHeader
-from retinafocus.postprocessing import PostConfig, check_finite, find_candidates
+from retinafocus.postprocessing import PostConfig, check_finite, find_all_candidates, sigmoid
 from retinafocus.sources import PixelSource
+
+Box = tuple[int, int, int, int]
+"""xyxy in level pixels, right and bottom exclusive."""
 
 STEPS = ("decode", "network", "other")
 """What a photo's time is spent on; other is candidates, chips and stacking."""
@@ -89,7 +92,7 @@ class Part:
 
     way: Way
     level: Level
-    box: tuple[int, int, int, int]
+    box: Box
     pixels: NDArray[np.uint8]
 
 
@@ -107,6 +110,10 @@ class Way:
     boxes: NDArray[np.int32] = field(init=False)
     """Rectangles of the next level to look at; none: done."""
     index: int = 0
+    said: list[tuple[Box, Outputs]] = field(default_factory=list)
+    """Rectangles of this level, and what the network said about each, that was not read yet."""
+    said_pixels: int = 0
+    """Of those rectangles together."""
     chips: int = 0
     chip_pixels: int = 0
     chip_pixels_asked: int = 0
@@ -146,32 +153,21 @@ class Way:
 
     def take(self, part: Part, outputs: Outputs) -> None:
         """What the network said about one rectangle: outputs for a batch of one."""
-        start = time.perf_counter()
-        with self._errors_caught():
-            candidates = find_candidates(outputs, part.pixels.shape[:2], self.preset, self.post)
-            self.looks.append(Look(part.level, part.box, candidates))
-            if self._needs_map(part.level) and outputs.focus_logits is not None:
-                check_finite(outputs.focus_logits)
-                self._paint(part, outputs.focus_logits[0, 0].float().sigmoid().cpu().numpy())
-        self.seconds["other"] += time.perf_counter() - start
+        self.said.append((part.box, outputs))
+        self.said_pixels += area(part.box)
+        # A level's rectangles are read together, but no more than as much as one large picture takes in memory.
+        if self.said_pixels >= self.config.network_pixels:
+            with self._errors_caught():
+                self._understand()
 
     def advance(self) -> None:
         """Choose the rectangles of the next level."""
-        start = time.perf_counter()
-        finished, self.index = self.level, self.index + 1
+        finished = self.level
         with self._errors_caught():
-            if self.index == len(self.photo.plan.levels):
-                self.boxes = np.empty((0, 4), np.int32)
-            elif self.index < self.photo.plan.whole:
-                self.boxes = self._tiled([(0, 0, *self.level.size[::-1])])
-            elif self._is_crowded(finished):
-                self.index = len(self.photo.plan.levels) - 1
-                self.boxes = self._tiled([(0, 0, *self.level.size[::-1])])
-                self.chips += len(self.boxes)
-            else:
-                self.boxes = self._tiled(self._chips(finished).tolist())
-                self.chips += len(self.boxes)
-        self.seconds["other"] += time.perf_counter() - start
+            self._understand()
+            start = time.perf_counter()
+            self._choose()
+            self.seconds["other"] += time.perf_counter() - start
         # The time so far also stands for each level that was left out.
         self.seconds_until.extend(dict(self.seconds) for _ in range(self.index - finished.index))
 
@@ -206,6 +202,36 @@ class Way:
         except PhotoError as error:
             self.error = error
 
+    def _understand(self) -> None:
+        """Find the candidates in what the network said about rectangles of this level, and lay out its focus map."""
+        start = time.perf_counter()
+        said, self.said, self.said_pixels = self.said, [], 0
+        if said:
+            boxes, outputs = zip(*said, strict=True)
+            sizes = [(bottom - top, right - left) for left, top, right, bottom in boxes]
+            found = find_all_candidates(outputs, sizes, self.preset, self.post)
+            self.looks.extend(Look(self.level, box, each) for box, each in zip(boxes, found, strict=True))
+        if self._needs_map(self.level):
+            for box, each in said:
+                if each.focus_logits is not None:
+                    self._paint(box, each.focus_logits[0, 0].float().cpu().numpy())
+        self.seconds["other"] += time.perf_counter() - start
+
+    def _choose(self) -> None:
+        """Go to the next level; no rectangles of it: done."""
+        finished, self.index = self.level, self.index + 1
+        if self.index == len(self.photo.plan.levels):
+            self.boxes = np.empty((0, 4), np.int32)
+        elif self.index < self.photo.plan.whole:
+            self.boxes = self._tiled([(0, 0, *self.level.size[::-1])])
+        elif self._is_crowded(finished):
+            self.index = len(self.photo.plan.levels) - 1
+            self.boxes = self._tiled([(0, 0, *self.level.size[::-1])])
+            self.chips += len(self.boxes)
+        else:
+            self.boxes = self._tiled(self._chips(finished).tolist())
+            self.chips += len(self.boxes)
+
     def _is_crowded(self, level: Level) -> bool:
         """Whether focus pixels cover so much of a level that those between it and the finest would spare nothing."""
         threshold = self.config.chips_of(self.index - self.photo.plan.whole, self.preset).threshold
@@ -215,12 +241,15 @@ class Way:
     def _needs_map(self, level: Level) -> bool:
         return self.photo.plan.whole - 1 <= level.index < len(self.photo.plan.levels) - 1
 
-    def _paint(self, part: Part, probabilities: NDArray[np.float32]) -> None:
+    def _paint(self, box: Box, logits: NDArray[np.float32]) -> None:
         """Lay a rectangle's focus map into its level's; where they overlap the larger probability counts."""
+        check_finite(logits)
+        probabilities = sigmoid(logits)
         stride = self._focus_stride()
-        size = tuple(math.ceil(side / stride) for side in part.level.size)
-        canvas = self.focus_maps.setdefault(part.level.index, np.zeros(size, np.float32))
-        left, top = part.box[:2]
+        if self.index not in self.focus_maps:
+            self.focus_maps[self.index] = np.zeros([math.ceil(side / stride) for side in self.level.size], np.float32)
+        canvas = self.focus_maps[self.index]
+        left, top = box[:2]
         # A rectangle that was shifted to the level's border need not begin at a cell: then it counts for both cells.
         for row in {top // stride, -(-top // stride)}:
             for column in {left // stride, -(-left // stride)}:
@@ -285,5 +314,5 @@ def share_looked_at(level: Level, looks: Sequence[Look]) -> float:
     return float(seen.mean())
 
 
-def area(box: tuple[int, int, int, int]) -> int:
+def area(box: Box) -> int:
     return (box[2] - box[0]) * (box[3] - box[1])

@@ -494,6 +494,23 @@ class TestManyPhotos:
         assert isinstance(results[0], PhotoResult)
         assert len(results[0].faces) == 1
 
+    def test_what_fails_together_is_tried_in_halves(self) -> None:
+        sizes = []
+
+        class Small(RedSquareEngine):
+            def run(self, pixels: np.ndarray) -> Outputs:
+                sizes.append(len(pixels))
+                if len(pixels) > 2:
+                    raise PhotoError("out_of_memory", "too many")
+                return super().run(pixels)
+
+        photo = photo_with((300, 400), (20, 20, 60, 60))
+        config = CascadeConfig(zoom=4, mode="exhaustive")
+        ready = [prepare(photo, min_face=60, preset=FOCUS_PRESET, config=config) for _ in range(8)]
+        results = look_many(ready, Small(FOCUS_PRESET, 8), config, PostConfig())
+        assert sizes[:7] == [8, 4, 2, 2, 4, 2, 2]
+        assert all(isinstance(result, PhotoResult) for result in results)
+
     def test_photo_that_breaks_off_at_the_finer_look_fails_alone(self) -> None:
         class Breaking(GivenPixels):
             def load(self, level: Level) -> None:

@@ -11,7 +11,7 @@ import torch
 from retinafocus.anchors import anchor_boxes
 from retinafocus.errors import PhotoError, SettingsError
 from retinafocus.models import Outputs, get_preset
-from retinafocus.postprocessing import PostConfig, find_candidates
+from retinafocus.postprocessing import PostConfig, find_all_candidates, find_candidates, sigmoid
 
 PRESET = get_preset("mobilenet025-1mb")
 
@@ -102,10 +102,35 @@ class TestFindCandidates:
             find_candidates(outputs, (16, 24), PRESET, PostConfig())
         assert caught.value.status == "model_error"
 
+    def test_what_is_found_in_a_picture_does_not_depend_on_those_read_with_it(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        sizes = [(16, 24), (1, 1), (64, 40), (16, 24), (33, 7)]
+        outputs = [outputs_with(size, {}) for size in sizes]
+        for each in (*outputs[:1], *outputs[2:]):  # nothing is found in the second
+            each.class_logits.normal_(generator=generator)
+            each.box_deltas.normal_(generator=generator)
+            each.landmark_deltas.normal_(generator=generator)
+        config = PostConfig(score_floor=0.4, top_k=20)
+        alone = [find_candidates(each, size, PRESET, config) for each, size in zip(outputs, sizes, strict=True)]
+        assert [len(found) for found in alone][1:3] == [0, 20]
+        for order in ([0, 1, 2, 3, 4], [4, 2, 1, 0, 3], [1, 1]):
+            together = find_all_candidates([outputs[n] for n in order], [sizes[n] for n in order], PRESET, config)
+            for number, found in zip(order, together, strict=True):
+                for name in ("boxes", "scores", "landmarks"):
+                    np.testing.assert_array_equal(getattr(found, name), getattr(alone[number], name))
+
     def test_one_pixel_has_its_anchors(self) -> None:
         # One cell on each of three strides, two sizes each; anchor 5 is 256 px around (16, 16).
         found = find_candidates(outputs_with((1, 1), {5: 0.9}), (1, 1), PRESET, PostConfig())
         assert found.boxes.tolist() == [[-112, -112, 144, 144]]
+
+
+def test_probability_does_not_depend_on_the_place_in_the_array() -> None:
+    logits = np.linspace(-200, 200, 101, dtype=np.float32)
+    whole = sigmoid(logits)
+    assert whole.dtype == np.float32
+    assert (whole[0], whole[50], whole[-1]) == (0, 0.5, 1)
+    assert all((sigmoid(logits[start:]) == whole[start:]).all() for start in range(101))
 
 
 @pytest.mark.parametrize(

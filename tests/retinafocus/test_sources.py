@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from retinafocus.levels import Level, plan_levels
 from retinafocus.photos import decode, read_header
@@ -15,6 +15,7 @@ from retinafocus.sources import (
     DecodedPhoto,
     DecodePlan,
     GivenPixels,
+    halve,
     level_pixels,
     plan_decoding,
     shown_area,
@@ -37,11 +38,19 @@ def encoded(pixels: np.ndarray, kind: str, orientation: int = 1, **options: Any)
     return file.getvalue()
 
 
+# The orientation that undoes another: only the quarter turns are not their own.
+INVERSE = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
+
+
+def with_orientation(pixels: np.ndarray, orientation: int) -> Image.Image:
+    return Image.open(io.BytesIO(encoded(pixels, "png", orientation)))
+
+
 class TestPlanDecoding:
     @pytest.mark.parametrize(
         ("kind", "options", "finer_looks", "plan"),
         [
-            # Twice costs 0.79 + share, once 1 + 0.15 for shrinking.
+            # Twice costs 0.79 + share, once 1 + 0.12 for shrinking.
             pytest.param("jpeg", {}, 0.3, DecodePlan(coarse=4, fine=1), id="few finer looks"),
             pytest.param("jpeg", {}, 0.4, DecodePlan(coarse=1, fine=1), id="many finer looks"),
             pytest.param("jpeg", {"progressive": True}, 0.0, DecodePlan(coarse=1, fine=1), id="progressive"),
@@ -132,6 +141,55 @@ class TestReading:
         photo = DecodedPhoto(data, read_header(data), plan, DecodePlan(coarse=4, fine=1), 10**6)
         assert photo.covered(1 / 4) == (0, 0, 604, 404)
         assert photo.covered(1) == (0, 0, 601, 403)
+
+    def test_given_pixels_cover_whole_blocks(self) -> None:
+        source = GivenPixels(photo_of((403, 601)))
+        assert source.covered(2) == source.covered(1) == (0, 0, 601, 403)
+        assert source.covered(1 / 4) == (0, 0, 604, 404)
+        assert source.covered(1 / 16) == (0, 0, 608, 416)
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("kind", ["jpeg", "png"])
+    @pytest.mark.parametrize("reduction", [1, 4])
+    def test_what_a_level_is_said_to_cover_is_where_its_pixels_lie(
+        self, kind: str, orientation: int, reduction: int
+    ) -> None:
+        # Dark left of and above a line far from the origin: the sum of the dark says where the line lies.
+        pixels = np.full((603, 403, 3), 255, np.uint8)
+        pixels[:560, :368] = 0
+        stored = np.asarray(ImageOps.exif_transpose(with_orientation(pixels, orientation)))
+        data = encoded(stored, kind, INVERSE[orientation], **({"quality": 100} if kind == "jpeg" else {}))
+        header = read_header(data)
+        plan = plan_levels((header.height, header.width), min_face=12, face_range=(12.0, 30.0), focus_from=3, zoom=2)
+        source = DecodedPhoto(data, header, plan, DecodePlan(coarse=reduction, fine=1), 10**6)
+        for level in plan.covering({level.scale: source.covered(level.scale) for level in plan.levels}).levels:
+            dark = 1 - read_all(source, level, [(0, 0, *level.size[::-1])])[0][..., 0] / 255.0
+            assert level.covered[1] + dark[:, 0].sum() * level.ratio[0] == pytest.approx(560, abs=1), level.scale
+            assert level.covered[0] + dark[0].sum() * level.ratio[1] == pytest.approx(368, abs=1), level.scale
+
+    def test_levels_may_be_asked_for_again(self) -> None:
+        pixels = photo_of(self.SIZE)
+        source = GivenPixels(pixels)
+        plan = plan_levels(self.SIZE, min_face=12, face_range=(12.0, 60.0), zoom=2)
+        assert [level.scale for level in plan.levels] == [1 / 8, 1 / 4, 1 / 2, 1]
+        first, again = (
+            [read_all(source, level, [(0, 0, *level.size[::-1])])[0] for level in plan.levels] for _ in range(2)
+        )
+        assert all((one == other).all() for one, other in zip(first, again, strict=True))
+
+
+class TestHalve:
+    def test_each_pixel_is_the_mean_of_four(self) -> None:
+        pixels = np.repeat(np.array([[0, 4, 100, 104], [8, 12, 108, 112]], np.uint8)[..., None], 3, axis=2)
+        assert halve(pixels)[..., 0].tolist() == [[6, 106]]
+
+    def test_odd_last_row_and_column_stand_for_two(self) -> None:
+        pixels = np.repeat(np.array([[0, 4, 100], [8, 12, 108], [20, 24, 200]], np.uint8)[..., None], 3, axis=2)
+        assert halve(pixels)[..., 0].tolist() == [[6, 104], [22, 200]]
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (1, 60_001)])
+    def test_no_photo_is_too_thin(self, size: tuple[int, int]) -> None:
+        assert halve(np.full((*size, 3), 7, np.uint8)).shape == (1, -(-size[1] // 2), 3)
 
 
 class TestLevelPixels:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import math
 import random
+import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -317,3 +319,28 @@ def test_progressive_jpeg_is_refused_by_its_coefficients() -> None:
 def test_libvips_is_loaded_by_the_first_huge_photo_only() -> None:
     code = "import sys, retinafocus.streams; sys.exit('pyvips' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def test_more_rows_than_anyone_needs_are_refused() -> None:
+    # Ten million of one pixel, the most that libvips admits, fit into 20 KB and would take minutes for each level.
+    data = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 2**20 + 1, 1, 0, 0, 0, 0))
+    data += png_chunk(b"IDAT", zlib.compress(bytes(100))) + png_chunk(b"IEND", b"")
+    with pytest.raises(PhotoError, match="more than the 1048576 rows that are read in strips; raise max_pixels or cut"):
+        open_stream(data, read_header(data), memory=2**30)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_exif_costs_nothing(kind: str) -> None:
+    # A directory that says thousands of times where it is itself: libvips' reader of EXIF takes minutes for it.
+    entry = struct.pack("<HHII", 34665, 3, 2**28, 8)
+    exif = b"II*\0" + struct.pack("<IH", 8, 65535) + entry * 5400
+    whole = sample(kind)
+    block = b"\xff\xe1" + struct.pack(">H", len(exif) + 8) + b"Exif\0\0" + exif
+    data = whole[:2] + block + whole[2:] if kind == "jpeg" else whole[:33] + png_chunk(b"eXIf", exif) + whole[33:]
+    start = time.process_time()
+    np.testing.assert_array_equal(streamed(data, 1.0), streamed(whole, 1.0))
+    assert time.process_time() - start < 3
