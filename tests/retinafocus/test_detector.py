@@ -184,7 +184,7 @@ def test_threads_are_set_for_network_and_resizing() -> None:
             "score_threshold", 1, "score_threshold is 1; choose a probability of 0 or more, below 1", id="score"
         ),
         pytest.param("max_pixels", 0, "max_pixels is 0; choose at least 1", id="max_pixels"),
-        pytest.param("precision", "int8", "precision is 'int8'; choose one of float32", id="precision"),
+        pytest.param("precision", "float8", "precision is 'float8'; choose one of float32", id="precision"),
         pytest.param("threads", 0, "threads is 0; choose at least 1", id="threads"),
     ],
 )
