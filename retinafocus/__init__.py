@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from retinafocus.faces import Faces
     from retinafocus.postprocessing import PostConfig
     from retinafocus.runs import open_run
+    from retinafocus.storage import StorageConfig
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ __all__ = [
     "RetinaFocusError",
     "RunError",
     "SettingsError",
+    "StorageConfig",
     "WeightsError",
     "__version__",
     "open_run",
@@ -41,6 +43,7 @@ _MODULES = {
     "RetinaFocusError": "errors",
     "RunError": "errors",
     "SettingsError": "errors",
+    "StorageConfig": "storage",
     "WeightsError": "errors",
     "open_run": "runs",
 }

@@ -6,6 +6,7 @@ RetinaFocusError
 ├── SettingsError   a setting is out of range or contradicts another: the job stops before the first photo
 ├── LabelError      a file of labels is malformed: nothing is trained, scored or written with it
 └── RunError        an output folder cannot be written, resumed or read as a run
+    └── BudgetError     more photos failed than the job was to put up with
 
 Each message says which file or setting, what is wrong, and what to do, in one line.
 """
@@ -23,11 +24,15 @@ STATUSES = {
     "permission": "the file may not be read",
     "read_error": "the storage failed while the file was read",
     "changed": "the file is not the one the inventory listed",
+    "vanished": "was listed, and was not there any more when the archive was listed again",
     "timeout": "took longer than the settings admit",
     "out_of_memory": "did not fit into memory",
     "crashed": "ended the process that looked at it",
     "model_error": "the network failed on it",
 }
+
+# What `--retry failed` tries again and what counts against an error budget. That a photo is gone is no failure.
+FAILURES = tuple(status for status in STATUSES if status not in ("ok", "vanished"))
 
 
 class RetinaFocusError(Exception):
@@ -65,3 +70,7 @@ class LabelError(RetinaFocusError):
 
 class RunError(RetinaFocusError):
     """An output folder cannot be written, resumed or read as a run."""
+
+
+class BudgetError(RunError):
+    """More photos failed than the job was to put up with; finished shards are kept."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 # Raised by one whenever a column is added, removed, or changes its type or meaning.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # As seen in the picture: "left" is the side with the smaller x. The order of the published weights.
 LANDMARK_NAMES = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
@@ -49,6 +49,10 @@ FIELD_MEANINGS = {
     "ms_decode": "milliseconds spent turning it into pixels at every scale",
     "ms_network": "milliseconds spent in the network",
     "ms_other": "milliseconds spent on the rest: candidates to boxes, merging of scales",
+    "pixels_planned": "pixels the network would have seen if every scale had been looked at whole",
+    "chips": "chips of finer scales that were looked at",
+    "chip_pixels": "pixels of those chips",
+    "chip_pixels_asked": "how many of those pixels the focus map had asked for",
 }
 
 
@@ -117,6 +121,10 @@ TIMING_SCHEMA: pa.Schema = _schema(
     ms_decode=pa.float32(),
     ms_network=pa.float32(),
     ms_other=pa.float32(),
+    pixels_planned=pa.int64(),
+    chips=pa.int32(),
+    chip_pixels=pa.int64(),
+    chip_pixels_asked=pa.int64(),
 )
 """One row per photo; a step that was not reached took 0 ms. Differs from run to run and is never compared."""
 

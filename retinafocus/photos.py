@@ -16,15 +16,9 @@ Many threads may decode at once: nothing here touches state of the process (Pill
 
 from __future__ import annotations
 
-import os
-import re
-import stat
 import zlib
 from collections.abc import Callable
-from functools import lru_cache
 from io import BytesIO
-from typing import Any
-from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import cv2
 import numpy as np
@@ -39,89 +33,32 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from retinafocus import exif
 from retinafocus.errors import PhotoError, SettingsError
-from retinafocus.headers import FORMATS, PNG_SIGNATURE, TRUNCATED, PhotoHeader, has_jpeg_end, png_chunks, read_header
+from retinafocus.headers import (
+    FORMATS,
+    TRUNCATED,
+    PhotoHeader,
+    count_jpeg_scans,
+    has_jpeg_end,
+    png_chunks,
+    png_pixels,
+    read_header,
+)
+from retinafocus.reading import read_bytes, read_photo
 
-__all__ = ["FORMATS", "MAX_PIXELS", "REDUCTIONS", "PhotoHeader", "decode", "read_bytes", "read_header"]
+__all__ = ["FORMATS", "MAX_PIXELS", "REDUCTIONS", "PhotoHeader", "decode", "read_bytes", "read_header", "read_photo"]
 
 MAX_PIXELS = 2**27
-"""Default limit on a photo's pixels: enough for 15360 x 8640. Decoded it takes 0.4 GB, on its way through the small
-network some 6 GB (46 bytes a pixel, measured)."""
+"""Default limit on a photo's pixels: enough for 15360 x 8640. Decoded it takes 0.4 GB; the network
+is shown `cascade.network_pixels` of them at a time."""
 
 REDUCTIONS = (1, 2, 4, 8)
 """What the JPEG decoder reduces by while it decodes."""
 
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+# Each scan of a progressive JPEG is a pass over the whole picture and may take twenty bytes. Encoders write about ten,
+# the standard's finest steps some two hundred; thousands are made to keep a decoder busy for hours.
+MOST_SCANS = 500
 
 Pixels = NDArray[np.uint8]
-
-
-def read_bytes(source: str | os.PathLike[str] | bytes) -> bytes:
-    """Read a photo's file whole.
-
-    Args:
-        source: a local path; a percent-encoded URI (file://, s3://, gs://); or the bytes themselves, passed through.
-
-    Raises:
-        PhotoError: `not_found`, `permission`, `read_error` or `out_of_memory`.
-    """
-    if isinstance(source, bytes):
-        return source
-    path = os.fspath(source)
-    try:
-        if _URI.match(path):
-            return _read_uri(path)
-        # A pipe or device would block or never end; stat says what it is without opening it.
-        mode = os.stat(path).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise PhotoError("read_error", "it is no regular file (a pipe, socket or device)")
-        with open(path, "rb") as file:
-            return file.read()
-    except MemoryError as error:
-        raise PhotoError("out_of_memory", "the file did not fit into memory") from error
-    except FileNotFoundError as error:
-        raise PhotoError(
-            "not_found", "there is no file of that name; check the path, or that its storage is mounted"
-        ) from error
-    except PermissionError as error:
-        raise PhotoError("permission", "the file may not be read; grant this user read access") from error
-    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte, or an address Arrow cannot parse
-        raise _storage_error(error) from error
-
-
-def _read_uri(uri: str) -> bytes:
-    parts = urlsplit(uri)
-    if parts.scheme == "file":
-        return read_bytes(os.fsdecode(unquote_to_bytes(parts.path)))
-    path = unquote(parts.path)
-    if parts.scheme not in ("s3", "gs"):
-        raise PhotoError("read_error", f"no reader for {parts.scheme}://; give a path, file://, s3:// or gs://")
-    store, bucket = _open_bucket(parts._replace(path="").geturl())
-    with store.open_input_file(bucket + path) as file:
-        content: bytes = file.read()
-    return content
-
-
-@lru_cache(maxsize=64)
-def _open_bucket(address: str) -> tuple[Any, str]:
-    """One connection for each bucket: opening one asks the network where it lives."""
-    from pyarrow import fs
-
-    store, bucket = fs.FileSystem.from_uri(address)
-    return store, bucket
-
-
-def _storage_error(error: Exception) -> PhotoError:
-    """A row's text for a storage error: its kind, without the names, numbers and times that vary between runs."""
-    if isinstance(error, IsADirectoryError):
-        return PhotoError("read_error", "it is a folder, not a file")
-    # Arrow's object stores put their own name of the error into the text of an OSError.
-    kind = re.search(r"(?:AWS Error |Status\()([A-Z_]+)", str(error))
-    name = kind.group(1) if kind else ""
-    if name in ("ACCESS_DENIED", "PERMISSION_DENIED", "UNAUTHENTICATED"):
-        return PhotoError("permission", "the store denies access; grant these credentials read access")
-    if not name and isinstance(error, OSError) and error.errno:
-        name = os.strerror(error.errno)
-    return PhotoError("read_error", f"the storage failed ({name or type(error).__name__})")
 
 
 def decode(
@@ -165,6 +102,8 @@ def decode(
 def _decode_jpeg(data: bytes, header: PhotoHeader, reduction: int) -> Pixels:
     """The stored picture, already reduced. CMYK becomes RGB in simplejpeg, which takes it as inverted."""
     height, width = _reduced(header, reduction)
+    if header.progressive and (scans := count_jpeg_scans(data)) > MOST_SCANS:
+        raise PhotoError("corrupt", f"the JPEG has {scans} scans, more than {MOST_SCANS} are not decoded; save it anew")
     try:
         # The decoder takes the scale, in eighths, whose size is this one: 1/reduction, but for photos under six pixels.
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width, strict=True)
@@ -186,7 +125,10 @@ def _decode_other(data: bytes, header: PhotoHeader) -> Pixels:
 
         return to_rgb(pillow_heif.open_heif(data).to_pillow(), header)
     if header.format == "png":
-        data = _whole_png(data)
+        # Pillow refuses whole pictures over their metadata (a colour profile above 1 MB) and warns about animations, of
+        # which the first picture is wanted here.
+        _check_png(data)
+        data = png_pixels(data)
     elif header.format == "webp" and int.from_bytes(data[4:8], "little") + 8 > len(data):
         raise truncated(header.format)
     elif header.format == "tiff":
@@ -210,8 +152,8 @@ def check_extents(data: bytes, header: PhotoHeader) -> None:
         _check_tiff(data, exif.read_first_directory(data))
 
 
-def _check_png(data: bytes) -> list[tuple[bytes, int, int]]:
-    """Check every chunk's checksum; return the chunks as `png_chunks` does."""
+def _check_png(data: bytes) -> None:
+    """Check every chunk's checksum."""
     chunks = png_chunks(data)
     if not chunks or chunks[-1][0] != b"IEND":
         raise truncated("png")
@@ -220,21 +162,6 @@ def _check_png(data: bytes) -> list[tuple[bytes, int, int]]:
         checksum = int.from_bytes(data[start + length : start + length + 4], "big")
         if zlib.crc32(view[start - 4 : start + length]) != checksum:
             raise PhotoError("corrupt", "a PNG checksum is wrong; copy the file again")
-    return chunks
-
-
-def _whole_png(data: bytes) -> bytes:
-    """Check a PNG; return it with only what makes pixels.
-
-    Pillow refuses whole pictures over their metadata (a colour profile above 1 MB) and warns about animations, of
-    which the first picture is wanted here.
-    """
-    kept = [
-        data[start - 8 : start + length + 4]
-        for kind, start, length in _check_png(data)
-        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-    ]
-    return PNG_SIGNATURE + b"".join(kept)
 
 
 def _check_tiff(data: bytes, directory: exif.Directory) -> None:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
+import os
+import socket
+import subprocess
 import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -36,20 +44,55 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
-class _SignalStack(ctypes.Structure):
-    """`stack_t` of sigaltstack(2)."""
+@dataclass(frozen=True)
+class S3Server:
+    """An S3 server of the tests' own, and a bucket of one test."""
 
-    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+    endpoint: str
+    bucket: str
+    client: Any
+    """Of boto3, for what a test does behind our back."""
+
+    @property
+    def location(self) -> str:
+        """The bucket's URI."""
+        return f"s3://{self.bucket}"
 
 
-@pytest.fixture(autouse=True)
-def no_small_signal_stack() -> None:
-    """Handle signals on the ordinary stack.
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """Address of a running S3 server, which lists 50 keys at a time."""
+    pytest.importorskip("moto")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    environment = {**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": "50"}
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and server.poll() is None:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail("the S3 server of the tests did not start")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
 
-    Ray and fault handlers give a process a small stack of its own for signals. Where an engine has used the processor's
-    matrix registers (AMX), what the kernel saves there no longer fits, and the next signal, such as that of a child
-    process that ends, kills the process with SIGSEGV.
-    """
-    if sys.platform == "linux":
-        disabled = 2  # SS_DISABLE
-        ctypes.CDLL(None).sigaltstack(ctypes.byref(_SignalStack(None, disabled, 0)), None)
+
+@pytest.fixture
+def s3_server(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """An empty bucket, and an environment in which it is found."""
+    boto3 = pytest.importorskip("boto3")
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-tests", "AWS_REGION": "us-east-1"}
+    for name, value in {**keys, "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": s3_endpoint}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    client = boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1")
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    client.create_bucket(Bucket=bucket)
+    return S3Server(endpoint=s3_endpoint, bucket=bucket, client=client)

@@ -1,42 +1,46 @@
-"""Where a run is written: whole files or none, and names that can be taken only once."""
+"""A folder on a file system that several workers may share: whole files or none, and names taken only once."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import BinaryIO
 
 from retinafocus.errors import RunError
+from retinafocus.storage import LOCK_FILE, Entry
 
 # Files begun and not finished carry this prefix; readers and the clean-up know it.
 TEMPORARY_PREFIX = ".unfinished-"
 
-# Held by the command at work on a run. Two at once would delete each other's unfinished parts at the end.
-LOCK_FILE = ".lock"
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
-class LocalStore:
-    """A run's folder on a file system that several workers may share.
+class LocalStorage:
+    """A folder; see `retinafocus.storage.Storage`.
 
     Every write appears whole under its name or not at all, also after a power cut: data goes to a temporary name in
     the same folder, is flushed to the disk, and is then renamed (`put`) or linked (`create_once`).
 
     Args:
-        root: the run's folder.
+        root: the folder.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
+        self.root = Path(os.path.abspath(root))
+
+    @property
+    def location(self) -> str:
+        return str(self.root)
+
+    def uri(self, name: str) -> str:
+        return os.path.join(self.root, name)
 
     def check_writable(self) -> None:
-        """Make the folder and write and remove a file in it.
-
-        Raises:
-            RunError: that failed; names the folder and the system's reason.
-        """
         probe = f"{TEMPORARY_PREFIX}probe-{uuid.uuid4().hex}"
         try:
             self.put(probe, b"")
@@ -48,12 +52,8 @@ class LocalStore:
             raise RunError(f"{self.root}: cannot be written ({reason}); choose another -o folder") from error
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder for one command; the system lets go of it when the process ends, however it ends.
-
-        Raises:
-            RunError: another command holds it.
-        """
+    def locked(self) -> Iterator[_LocalHold]:
+        # The system lets go of the lock when the process ends, however it ends.
         with open(self.root / LOCK_FILE, "ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -61,15 +61,23 @@ class LocalStore:
                 raise RunError(
                     f"{self.root}: another command is at work on this run; wait for it or stop it"
                 ) from error
-            yield
+            yield _LocalHold()
+
+    def is_locked(self) -> bool:
+        try:
+            with open(self.root / LOCK_FILE, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a file whole, replacing one of that name."""
         os.replace(self._write_temporary(name, data), self.root / name)
         self._flush_folder(name)
 
     def create_once(self, name: str, data: bytes) -> bool:
-        """Write a file whole if the name is free; False (and nothing written) if somebody has it already."""
         temporary = self._write_temporary(name, data)
         try:
             os.link(temporary, self.root / name)
@@ -81,15 +89,19 @@ class LocalStore:
         return True
 
     def read(self, name: str) -> bytes:
-        """The content of a file."""
         return (self.root / name).read_bytes()
 
+    def open(self, name: str) -> BinaryIO:
+        return open(self.root / name, "rb")
+
+    def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        for name in names:
+            yield name, self.read(name)
+
     def exists(self, name: str) -> bool:
-        """Whether there is a file of that name."""
         return (self.root / name).is_file()
 
     def names(self, folder: str) -> Iterator[str]:
-        """Names (relative to the root) of the files in one folder, unfinished ones included."""
         path = self.root / folder
         if path.is_dir():
             with os.scandir(path) as entries:
@@ -97,15 +109,37 @@ class LocalStore:
                     if entry.is_file(follow_symlinks=False):
                         yield f"{folder}/{entry.name}"
 
+    def entries(self, on_error: Callable[[str, OSError], None] | None = None) -> Iterator[Entry]:
+        return self._entries("", on_error)
+
+    def delete(self, name: str) -> None:
+        (self.root / name).unlink(missing_ok=True)
+
     def remove_folder(self, folder: str) -> None:
-        """Remove a folder if it is empty; somebody else's files keep it."""
         path = self.root / folder
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
 
-    def delete(self, name: str) -> None:
-        """Remove a file; it is no error if it is gone already."""
-        (self.root / name).unlink(missing_ok=True)
+    def _entries(self, folder: str, on_error: Callable[[str, OSError], None] | None) -> Iterator[Entry]:
+        try:
+            with os.scandir(self.root / folder) as scan:
+                found = [(entry, entry.is_dir(follow_symlinks=False)) for entry in scan]
+        except OSError as error:
+            if on_error is None:
+                raise
+            on_error(folder, error)
+            return
+        # "a.jpg" comes before "a/b.jpg" in the order of whole names, so a folder counts with its slash.
+        for entry, is_folder in sorted(found, key=lambda pair: os.fsencode(pair[0].name) + b"/" * pair[1]):
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if is_folder:
+                yield from self._entries(name, on_error)
+            elif entry.is_file(follow_symlinks=False):
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:  # deleted a moment ago
+                    continue
+                yield Entry(name, status.st_size, file_time(status), None)
 
     def _write_temporary(self, name: str, data: bytes) -> Path:
         final = self.root / name
@@ -128,3 +162,18 @@ class LocalStore:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def file_time(status: os.stat_result) -> datetime | None:
+    """When a file was last written to, in UTC, to the microsecond; None for a date that Python does not know."""
+    try:
+        return _EPOCH + timedelta(microseconds=status.st_mtime_ns // 1000)
+    except OverflowError:
+        return None
+
+
+class _LocalHold:
+    """The system's own lock, which is lost with the process only."""
+
+    def check(self) -> None:
+        pass
