@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.forecast import Forecast, forecast
-from pipelines.inventory import Inventory, list_photos, manifest_table
-from pipelines.store import LocalStore
+from pipelines.index import ListingProgress, check_output, refuse_foreign_folder
+from pipelines.inventory import PLAN_COLUMNS, Inventory, InventoryConfig, absolute_inputs, list_photos, plan_table
+from pipelines.limits import Limits
+from pipelines.manifest import Listing, read_listing
 from pipelines.workers import CPU_THREADS, Workers, resolve_workers
 from retinafocus.cascade import CascadeConfig
 from retinafocus.detector import DetectorConfig
-from retinafocus.engines import resolve_engine
-from retinafocus.errors import RunError, SettingsError
+from retinafocus.engines import INT8, check_precision, check_ranges, resolve_engine
+from retinafocus.errors import FAILURES, RunError, SettingsError
 from retinafocus.faces import SCHEMA_VERSION
 from retinafocus.focus.chips import ChipConfig
-from retinafocus.runs import LEDGER_FOLDER, MANIFEST_FILE, RUN_FILE, TABLES, read_manifest, read_run_file
+from retinafocus.runs import MANIFEST_FILE, read_forgotten, read_manifest, read_run_file
+from retinafocus.storage import Storage, StorageConfig, open_storage
 from retinafocus.weights import WeightsInfo, find_weights, read_info
 
 # Above this predicted wall time `--runner auto` chooses Ray: its ten seconds of start-up no longer matter, and it
@@ -35,7 +39,7 @@ class DetectJob:
     """Everything `retinafocus detect` was asked for."""
 
     inputs: Sequence[str]
-    """Folders, photos, globs or lists of photos."""
+    """Folders, prefixes, photos, globs or lists of photos; none takes the manifest in the output folder."""
 
     output: str
     """Folder of the run; made if missing, continued if it holds a run."""
@@ -61,8 +65,26 @@ class DetectJob:
     root: str | None = None
     """What the photos' identities are relative to."""
 
+    allow_outside: bool = False
+    """Admit photos outside the stated root."""
+
     limit: int | None = None
     """Only the first so many photos."""
+
+    retry: tuple[str, ...] = ()
+    """Statuses whose photos are looked at again."""
+
+    max_error_rate: float | None = None
+    """Share of failed photos above which the run stops; None for any."""
+
+    limits: Limits = field(default_factory=Limits)
+    """What a photo, and the files read ahead, may take of a worker."""
+
+    careful: bool = False
+    """Every photo in a process of its own that may die of it. No forecast is made, so `auto` takes the local runner."""
+
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    """How object stores are reached."""
 
     def __post_init__(self) -> None:
         for name, value, choices in (
@@ -73,11 +95,13 @@ class DetectJob:
                 raise SettingsError(f"{name} is {value!r}; choose {', '.join(choices)}")
         if self.limit is not None and self.limit < 1:
             raise SettingsError(f"limit is {self.limit}; choose 1 or more photos")
-        if not self.output or "://" in self.output:
-            raise SettingsError(f"output is {self.output!r}; give a folder (object stores cannot be written yet)")
-        for text in self.inputs:
-            if os.path.isdir(text) and os.path.realpath(text) == os.path.realpath(self.output):
-                raise SettingsError(f"output is {self.output!r}, the folder of the photos; give a folder of its own")
+        if self.max_error_rate is not None and not 0 <= self.max_error_rate <= 1:
+            raise SettingsError(f"max-error-rate is {self.max_error_rate:g}; choose a share, 0..1")
+        if unknown := [status for status in self.retry if status not in FAILURES]:
+            raise SettingsError(f"retry is {unknown[0]!r}; choose failed or some of {', '.join(FAILURES)}")
+        check_output(self.output, self.inputs)
+        if not self.inputs and (self.root is not None or self.limit is not None or self.allow_outside):
+            raise SettingsError("root, limit and allow-outside say how to list INPUT; name it, or leave them out")
         if self.address is not None and self.runner == "local":
             raise SettingsError("address names a Ray cluster, runner is local; leave one of them out")
 
@@ -87,11 +111,16 @@ class Plan:
     """A job with nothing left open: what `--dry-run` prints and a run carries out."""
 
     job: DetectJob
+    storage: Storage
+    """The run's folder."""
     weights: WeightsInfo
     weights_path: Path
+    listing: Listing
+    """What was listed."""
     inventory: Inventory | None
-    """None where a frozen manifest of an earlier attempt is continued."""
+    """The photos that were listed just now; None where the manifest in the output folder is taken."""
     manifest: pa.Table
+    """`pipelines.inventory.PLAN_COLUMNS` of every photo."""
     detector: DetectorConfig
     workers: Workers
     runner: str
@@ -103,12 +132,13 @@ class Plan:
     """`run.json` as it lay in the folder when this was planned."""
 
 
-def plan(job: DetectJob, *, with_forecast: bool = False) -> Plan:
+def plan(job: DetectJob, *, with_forecast: bool = False, progress: ListingProgress | None = None) -> Plan:
     """Check every setting and list the photos, without writing anything.
 
     Args:
         job: what was asked for.
         with_forecast: also measure how long it will take (always done where `runner=auto` has to know).
+        progress: told of photos as they are listed.
 
     Raises:
         SettingsError, WeightsError, RunError: what is wrong, before the first photo is looked at.
@@ -121,33 +151,39 @@ def plan(job: DetectJob, *, with_forecast: bool = False) -> Plan:
             "focus-threshold has no effect where every level is looked at whole (mode exhaustive, or weights without a "
             "focus branch); leave it out"
         )
-    store = LocalStore(job.output)
-    earlier = read_run_file(store.root)
+    storage = open_storage(job.output, job.storage)
+    earlier = read_run_file(storage)
     if earlier is not None and job.existing == "error":
         raise RunError(f"{job.output}: holds a run already; continue it with --existing resume or choose another -o")
-    resumes = earlier is not None and job.existing == "resume" and store.exists(MANIFEST_FILE)
+    resumes = earlier is not None and job.existing == "resume" and storage.exists(MANIFEST_FILE)
     if earlier is None:
-        _refuse_foreign_folder(store.root)
+        refuse_foreign_folder(storage)
     workers = resolve_workers(job.workers, job.detector.device)
     engine = resolve_engine(job.detector.engine, workers.device)
+    check_precision(job.detector.precision, workers.device, engine)
+    check_ranges(job.detector.precision, info.ranges)
     detector = replace(job.detector, device=workers.device, engine=engine, threads=CPU_THREADS)
-    inventory = None
-    if resumes:
-        _check_same_settings(earlier or {}, run_settings(job, detector, info))
-        manifest = read_manifest(store.root)
+    listing = None if job.inputs and job.existing == "overwrite" else read_listing(storage)
+    if listing is None:
+        inventory = _list(job, storage, progress)
+        listing, manifest = inventory, plan_table(inventory)
     else:
-        inventory = list_photos(job.inputs, root=job.root, limit=job.limit)
-        manifest = manifest_table(inventory)
+        settings = run_settings(job, detector, info, listing)
+        _check_same_settings((earlier or {})["settings"] if resumes else settings | _listed(listing), settings)
+        inventory, manifest = None, read_manifest(storage, columns=PLAN_COLUMNS)
     runner = "ray" if job.runner == "auto" and job.address else job.runner
     expected = None
-    if with_forecast or runner == "auto":
-        expected = forecast(manifest, str(weights_path), detector, workers)
-    if runner == "auto" and expected is not None:
-        runner = "ray" if expected.seconds > LOCAL_SECONDS else "local"
+    if (with_forecast or runner == "auto") and not job.careful:  # a forecast looks at photos in this process
+        present = manifest.filter(pc.invert(manifest.column("vanished")))
+        expected = forecast(present, str(weights_path), detector, workers, job.storage)
+    if runner == "auto":
+        runner = "ray" if expected is not None and expected.seconds > LOCAL_SECONDS else "local"
     return Plan(
         job=job,
+        storage=storage,
         weights=info,
         weights_path=weights_path.resolve(),
+        listing=listing,
         inventory=inventory,
         manifest=manifest,
         detector=detector,
@@ -161,7 +197,7 @@ def plan(job: DetectJob, *, with_forecast: bool = False) -> Plan:
 
 def detector_config(options: argparse.Namespace) -> DetectorConfig:
     """The detector's settings with those replaced that were given on the command line."""
-    names = ("min_face", "score_threshold", "device", "engine", "max_pixels")
+    names = ("min_face", "score_threshold", "device", "engine", "precision", "max_pixels")
     given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
     cascade = CascadeConfig(
         mode=options.mode or CascadeConfig().mode, chips=(ChipConfig(threshold=options.focus_threshold),)
@@ -169,22 +205,47 @@ def detector_config(options: argparse.Namespace) -> DetectorConfig:
     return DetectorConfig(**given, cascade=cascade)
 
 
-def run_settings(job: DetectJob, detector: DetectorConfig, weights: WeightsInfo) -> dict[str, Any]:
+def run_settings(job: DetectJob, detector: DetectorConfig, weights: WeightsInfo, listing: Listing) -> dict[str, Any]:
     """What the tables are a function of, besides the photos: two runs may only be mixed where all of it is equal."""
+    listed = _listed(listing)
+    if job.inputs:
+        root = None if job.root is None else absolute_inputs([job.root])[0]
+        asked = (absolute_inputs(job.inputs), root, job.limit, job.allow_outside)
+        listed = dict(zip(listed, asked, strict=True))
     return {
-        "inputs": [os.path.abspath(text) if "://" not in text else text for text in job.inputs],
-        "root": job.root and os.path.abspath(os.path.expanduser(job.root)),
-        "limit": job.limit,
+        **listed,
         "detector": asdict(detector),
         # The hash covers tensors only: the same tensors read with other anchors give other faces.
         "weights_sha256": weights.sha256,
         "preset": weights.preset.to_dict(),
+        **({"ranges_sha256": weights.ranges_sha256} if detector.precision == INT8 else {}),
         "schema_version": SCHEMA_VERSION,
     }
 
 
-def _check_same_settings(earlier: dict[str, Any], settings: dict[str, Any]) -> None:
-    before = _flat(earlier.get("settings", {}))
+def _listed(listing: Listing) -> dict[str, Any]:
+    """The part of the settings that says which photos."""
+    return {
+        "inputs": listing.inputs,
+        "root": listing.stated_root,
+        "limit": listing.limit,
+        "allow_outside": listing.allow_outside,
+    }
+
+
+def _list(job: DetectJob, storage: Storage, progress: ListingProgress | None) -> Inventory:
+    if not job.inputs:
+        raise SettingsError(
+            f"there is no INPUT, and {storage.location} holds no manifest; name folders, photos, globs or lists"
+        )
+    config = InventoryConfig(root=job.root, allow_outside=job.allow_outside, limit=job.limit, storage=job.storage)
+    with progress or nullcontext():
+        inventory = list_photos(job.inputs, config, progress.add if progress else None)
+    return inventory.without(read_forgotten(storage))
+
+
+def _check_same_settings(before: dict[str, Any], settings: dict[str, Any]) -> None:
+    before = _flat(json.loads(json.dumps(before)))
     now = _flat(json.loads(json.dumps(settings)))
     different = [
         f"{key} was {before.get(key)}, is {now.get(key)}"
@@ -203,11 +264,3 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, item in value.items():
         flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
     return flat
-
-
-def _refuse_foreign_folder(folder: Path) -> None:
-    ours = [name for name in (*TABLES, LEDGER_FOLDER, "manifest") if (folder / name).exists()]
-    if ours:
-        raise RunError(f"{folder}: has {ours[0]}/ but no {RUN_FILE}, so it is no run of ours; choose another -o folder")
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder}: is a file; choose a folder for -o")
