@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import json
 import platform
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib import metadata
-from pathlib import Path
 from time import perf_counter
-from types import FrameType
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipelines.inventory import shard_rows
-from pipelines.ledger import delete_leftovers, our_files, pending_shards, reconcile
+from pipelines.attempts import count_anew
+from pipelines.budget import ErrorBudget
+from pipelines.ledger import ATTEMPTS_FOLDER, delete_leftovers, our_files, reconcile, unrecorded_shards
+from pipelines.manifest import manifest_batches, manifest_bytes, read_listing
 from pipelines.on_threads import run_on_threads
 from pipelines.planning import Plan, run_settings
 from pipelines.report import Progress
+from pipelines.retry import shards_to_do
 from pipelines.stages import StageConfig
-from pipelines.store import LocalStore
-from retinafocus.engines import engine_versions
-from retinafocus.errors import RunError
-from retinafocus.runs import LEDGER_FOLDER, MANIFEST_FILE, RUN_FILE, TABLES, read_run_file
+from retinafocus.engines import INT8, engine_versions
+from retinafocus.errors import BudgetError, RunError
+from retinafocus.runs import LEDGER_FOLDER, MANIFEST_FILE, RUN_FILE, TABLES, read_forgotten, read_ledger, read_run_file
+from retinafocus.storage import Hold, Storage, redacted
 
 # A worker's complaint about a whole shard (a full disk, say) is hardly ever about that shard alone.
 MAX_SHARD_ERRORS = 3
+
+# What `run.json` tells of a command, beside what it tells of the whole run.
+_OF_A_COMMAND = ("started", "command", "runner", "workers", "versions")
 
 
 def run(planned: Plan, progress: Progress) -> dict[str, Any]:
@@ -41,82 +43,118 @@ def run(planned: Plan, progress: Progress) -> dict[str, Any]:
         What `run.json` holds at the end.
 
     Raises:
+        BudgetError: too many photos failed; what is committed stays.
         RunError: the output cannot be written, or shards remain undone.
         KeyboardInterrupt: stopped from outside; what is committed stays, the same command goes on.
     """
-    store = LocalStore(planned.job.output)
-    store.check_writable()
-    with store.locked():
-        if read_run_file(store.root) != planned.found:
-            raise RunError(f"{store.root}: another command worked on this run meanwhile; run the same command again")
+    storage = planned.storage
+    storage.check_writable()
+    with storage.locked() as hold, _failing_clearly(storage):
+        listed = planned.inventory is not None or read_listing(storage) == planned.listing
+        if read_run_file(storage) != planned.found or not listed:
+            raise RunError(
+                f"{storage.location}: another command worked on this run meanwhile; run the same command again"
+            )
         if planned.earlier is None:
-            record = _begin(planned, store)
-        shards = pending_shards(store, shard_rows(planned.manifest))
-        if planned.earlier is not None:
-            if planned.earlier["status"] == "complete" and not shards:
-                return planned.earlier
-            record = {**_run_record(planned), "status": "running"}
-            store.put(RUN_FILE, _json(record))
-        return _look(planned, store, record, shards, progress)
+            _begin(planned, storage)
+        records, shards, retry = _what_to_do(planned)
+        if planned.earlier is not None and planned.earlier["status"] == "complete" and not shards:
+            return planned.earlier
+        record = _run_record(planned) | ({"retry": retry} if retry else {})
+        storage.put(RUN_FILE, _json(record))
+        return _look(planned, hold, _Work(record, records, shards), progress)
 
 
-def _begin(planned: Plan, store: LocalStore) -> dict[str, Any]:
-    """Lay out a new run; what `run.json` holds now."""
-    record = {**_run_record(planned), "status": "running"}
-    _clear(store)
-    store.put(RUN_FILE, _json(record))
-    # After run.json: a folder with a manifest and without it would look like somebody else's.
-    sink = pa.BufferOutputStream()
-    pq.write_table(planned.manifest, sink, compression="zstd", row_group_size=4096)
-    store.put(MANIFEST_FILE, sink.getvalue().to_pybytes())
-    return record
+def _what_to_do(planned: Plan) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any] | None]:
+    """Records of the ledger (none where nothing hangs on what they say), rows for the workers, and the retry."""
+    storage, job, manifest = planned.storage, planned.job, planned.manifest
+    relisted = bool(planned.listing.version or read_forgotten(storage))
+    if not relisted and not job.retry and job.max_error_rate is None:
+        # Their names are enough, and there may be thousands of them in a store that takes its time for each.
+        return [], unrecorded_shards(storage.names(LEDGER_FOLDER), manifest), None
+    records = read_ledger(storage)
+    return records, *shards_to_do(records, manifest, job.retry, planned.earlier)
 
 
-def _look(
-    planned: Plan, store: LocalStore, record: dict[str, Any], shards: list[dict[str, int]], progress: Progress
-) -> dict[str, Any]:
-    started = perf_counter()
-    pending = sum(row["photos"] for row in shards)
-    progress.start(planned.manifest.num_rows, done=planned.manifest.num_rows - pending)
-    try:
-        if shards:
-            _consume(_run_shards(planned, shards, progress), progress)
-    finally:
-        progress.stop()
-    totals = reconcile(store, planned.manifest)
-    if missing := totals.pop("missing_shards"):
-        raise RunError(
-            f"{len(missing)} shards were not finished (the first is {missing[0]}): their workers died; "
-            f"run the same command again, with fewer workers if memory was short"
-        )
-    delete_leftovers(store)
-    totals |= {"wall_seconds": round(perf_counter() - started, 3), "photos_this_time": pending}
-    finished = {**record, "status": "complete", "finished": _now(), "totals": totals}
-    store.put(RUN_FILE, _json(finished))
-    return finished
+@dataclass(frozen=True)
+class _Work:
+    """What a command has to do."""
+
+    record: dict[str, Any]
+    """`run.json` while it goes on."""
+    done: list[dict[str, Any]]
+    """Records of the ledger when it began; see `_what_to_do`."""
+    shards: list[dict[str, Any]]
+    """What is to be done."""
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """Let SIGTERM (what a scheduler sends) end a run as Ctrl-C does: cleanly, to be continued."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
+def _failing_clearly(storage: Storage) -> Iterator[None]:
+    """Say which folder it was when the command itself (not a worker) can no longer write or read the run."""
     try:
         yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(
+            f"{storage.location}: the run cannot be written or read any more ({reason}); mend the cause and run the "
+            "same command again: finished shards are kept"
+        ) from error
+
+
+def _begin(planned: Plan, storage: Storage) -> None:
+    """Lay out a new run."""
+    _clear(storage, keep_manifest=planned.inventory is None)
+    storage.put(RUN_FILE, _json(_run_record(planned)))
+    if (inventory := planned.inventory) is not None:
+        storage.put(MANIFEST_FILE, manifest_bytes(manifest_batches(inventory, inventory.photos), inventory))
+
+
+def _look(planned: Plan, hold: Hold, work: _Work, progress: Progress) -> dict[str, Any]:
+    started, storage, photos = perf_counter(), planned.storage, planned.manifest.num_rows
+    todo = {row["shard"]: row["generation"] for row in work.shards}
+    done = [record for record in work.done if record["shard"] not in todo]
+    budget = ErrorBudget(planned.job.max_error_rate, done, photos)
+    pending = sum(row["photos"] for row in work.shards)
+    progress.start(photos, done=photos - pending)
+    try:
+        if todo:
+            count_anew(storage)
+            _consume(_run_shards(planned, work.shards, progress), len(todo), progress, budget)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        progress.stop()
+    records = read_ledger(storage)
+    totals = reconcile(records, planned.manifest)
+    missing = set(totals.pop("missing_shards")) | todo.keys() - _reached(records, todo)
+    if missing:
+        raise RunError(
+            f"{len(missing)} shards were not finished (the first is {min(missing)}): their workers died; "
+            f"run the same command again, with fewer workers if memory was short"
+        )
+    hold.check()
+    delete_leftovers(storage, records)
+    totals |= {"wall_seconds": round(perf_counter() - started, 3), "photos_this_time": pending}
+    finished = {**work.record, "status": "complete", "finished": _now(), "totals": totals}
+    finished.pop("retry", None)
+    storage.put(RUN_FILE, _json(finished))
+    return finished
 
 
-def _run_shards(planned: Plan, shards: list[dict[str, int]], progress: Progress) -> Iterator[pa.Table]:
+def _reached(records: list[dict[str, Any]], generations: dict[int, int]) -> set[int]:
+    """The shards whose record is of the generation wanted, or later."""
+    return {record["shard"] for record in records if record["generation"] >= generations.get(record["shard"], 0)}
+
+
+def _run_shards(planned: Plan, shards: list[dict[str, Any]], progress: Progress) -> Iterator[pa.Table]:
     job, workers = planned.job, planned.workers
     config = StageConfig(
-        output=str(Path(job.output).resolve()),
+        output=planned.storage.location,
         weights=str(planned.weights_path),
         weights_sha256=planned.weights.sha256,
+        ranges_sha256=planned.weights.ranges_sha256 if planned.detector.precision == INT8 else None,
         detector=planned.detector,
+        limits=job.limits,
+        storage=job.storage,
+        careful=job.careful,
         metadata={
             "retinafocus.version": metadata.version("retinafocus"),
             "retinafocus.weights_sha256": planned.weights.sha256,
@@ -130,34 +168,45 @@ def _run_shards(planned: Plan, shards: list[dict[str, int]], progress: Progress)
     return run_on_ray(config, shards, RayPlan(workers=workers, address=job.address))
 
 
-def _consume(results: Iterator[pa.Table], progress: Progress) -> None:
+def _consume(results: Iterator[pa.Table], shards: int, progress: Progress, budget: ErrorBudget) -> None:
     errors: list[str] = []
     with closing(results):  # type: ignore[type-var]  # both runners are generators
         for table in results:
             for row in table.to_pylist():
+                shards -= 1
                 progress.shard(row)
+                budget.add(row["photos"], row["failed"])
                 if row["error"] is not None:
                     errors.append(f"shard {row['shard']}: {row['error']}")
-            if len(errors) >= MAX_SHARD_ERRORS:
+            if len(errors) >= MAX_SHARD_ERRORS or (budget.exceeded and shards):
                 break
     if errors:
         raise RunError(f"{'; '.join(errors)}; mend the cause and run the same command again: finished shards are kept")
+    if budget.exceeded and shards:
+        raise BudgetError(
+            f"{budget.words()}; finished shards are kept: look at the errors in images/, then run the same command "
+            "again with a higher rate"
+        )
 
 
-def _clear(store: LocalStore) -> None:
+def _clear(storage: Storage, *, keep_manifest: bool) -> None:
     # The ledger and the manifest come first in `our_files`: without them a clearing that is cut short leaves nothing
     # to resume. run.json last: until it is gone the folder says whose it is.
-    for name in our_files(store):
-        store.delete(name)
-    for folder in (LEDGER_FOLDER, "manifest", *TABLES):
-        store.remove_folder(folder)
-    store.delete(RUN_FILE)
+    for name in our_files(storage):
+        if not (keep_manifest and name == MANIFEST_FILE):
+            storage.delete(name)
+    for folder in (ATTEMPTS_FOLDER, LEDGER_FOLDER, "manifest", *TABLES):
+        storage.remove_folder(folder)
+    storage.delete(RUN_FILE)
 
 
 def _run_record(planned: Plan) -> dict[str, Any]:
-    info = planned.weights
+    """What `run.json` holds while the run goes on; `history` has what earlier commands at it were."""
+    info, earlier = planned.weights, planned.earlier
+    history = [] if earlier is None else [*earlier.get("history", []), {name: earlier[name] for name in _OF_A_COMMAND}]
     return {
-        "settings": run_settings(planned.job, planned.detector, info),
+        "status": "running",
+        "settings": run_settings(planned.job, planned.detector, info, planned.listing),
         "runner": planned.runner,
         "workers": asdict(planned.workers),
         "weights": {
@@ -175,22 +224,20 @@ def _run_record(planned: Plan) -> dict[str, Any]:
             },
             **engine_versions(planned.detector.engine),
         },
-        "command": sys.argv,
+        "command": [redacted(word) for word in sys.argv],
         "started": _now(),
+        "history": history,
     }
 
 
 def _archive(planned: Plan) -> dict[str, Any]:
-    if planned.earlier is not None:
-        archive: dict[str, Any] = planned.earlier["archive"]  # listed once, when the run began
-        return archive
-    inventory = planned.inventory
-    assert inventory is not None
+    listing = planned.listing
     return {
-        "root": inventory.root,
+        "root": listing.root,
         "photos": planned.manifest.num_rows,
-        "skipped": dict(inventory.skipped),
-        "listed": _now(),
+        "skipped": listing.skipped,
+        "listed": listing.listed,
+        "version": listing.version,
     }
 
 

@@ -7,11 +7,15 @@ import threading
 from time import monotonic
 from typing import Any, TextIO
 
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from pipelines.index import skipped_words
 from pipelines.planning import Plan
+from pipelines.supervisor import Supervisor
+from retinafocus.engines.protocol import CALIBRATE_COMMAND
 from retinafocus.weights import WeightsInfo
 
 # A log file gets a line this often, and one at the end.
@@ -22,9 +26,14 @@ class Progress:
     """Photos looked at: a bar on a terminal, a line now and then in a log file.
 
     The local runner reports each photo; Ray reports whole shards.
+
+    Args:
+        stream: where to; None for stderr.
+        supervisor: also told how far it is.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, supervisor: Supervisor | None = None) -> None:
+        self._supervisor = supervisor or Supervisor()
         self.console = Console(file=stream or sys.stderr, highlight=False)
         self._lock = threading.Lock()
         self._bar: Bar | None = None
@@ -34,6 +43,7 @@ class Progress:
 
     def start(self, total: int, *, done: int) -> None:
         """Begin; `done` photos have their rows from an earlier attempt."""
+        self._supervisor.begun()
         self._total, self._photos, self._before = total, done, done
         self._started = self._logged = monotonic()
         if done:
@@ -53,10 +63,12 @@ class Progress:
             self._add(1, faces or 0, int(faces is None))
 
     def shard(self, row: dict[str, Any]) -> None:
-        """A shard is committed."""
+        """A shard is committed, or could not be."""
+        if row["error"] is None:
+            self._supervisor.finished_shard()
         with self._lock:
             if not self._by_photo:
-                self._add(row["photos"], row["faces"], row["failed"])
+                self._add(row["looked_at"], row["faces"], row["failed"])
 
     def stop(self) -> None:
         """End, however it ended."""
@@ -91,11 +103,13 @@ def summary(folder: str, run: dict[str, Any]) -> str:
     """
     totals = run["totals"]
     statuses = dict(totals["statuses"])
-    looked = statuses.pop("ok", 0)
+    looked, vanished = statuses.pop("ok", 0), statuses.pop("vanished", 0)
     photos, faces, seconds = totals["photos"], totals["faces"], totals["wall_seconds"]
     failed = ", ".join(f"{count:,} {status}" for status, count in sorted(statuses.items(), key=lambda item: -item[1]))
     lines = [
-        f"photos   {photos:,}: {looked:,} looked at, {photos - looked:,} failed" + (f" ({failed})" if failed else ""),
+        f"photos   {photos:,}: {looked:,} looked at, {sum(statuses.values()):,} failed"
+        + (f" ({failed})" if failed else "")
+        + (f", {vanished:,} vanished" if vanished else ""),
         f"faces    {faces:,} in {totals['photos_with_faces']:,} photos",
     ]
     if rate := totals["photos_this_time"] / seconds if seconds else 0.0:
@@ -105,28 +119,28 @@ def summary(folder: str, run: dict[str, Any]) -> str:
     lines.append(f"tables   {folder}/faces, {folder}/images, {folder}/timing")
     if statuses:
         lines.append(f"failures SELECT uri, status, error FROM '{folder}/images/*.parquet' WHERE status <> 'ok'")
+        lines.append("again    the same command with --retry failed, once the cause is mended")
     return "\n".join(lines)
 
 
 def describe_plan(plan: Plan) -> str:
     """What a run is about to do, in a few lines."""
     workers, archive = plan.workers, plan.inventory
-    size = sum(plan.manifest.column("bytes").drop_null().to_pylist())
+    size = pc.sum(plan.manifest.column("bytes")).as_py() or 0
     lines = [
         f"weights  {plan.weights_path.name} ({plan.weights.preset.name}, {plan.weights.sha256[:12]})",
         f"photos   {plan.manifest.num_rows:,}, {_bytes(size)}, in {_shards(plan.manifest):,} shards",
     ]
-    if archive is not None and archive.skipped:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in archive.skipped.most_common(6))
-        lines.append(f"skipped  {sum(archive.skipped.values()):,}: {kinds}")
+    if archive is not None:
+        lines += skipped_words(archive)
     if plan.earlier is not None:
         lines.append(
-            f"resumes  the run of {plan.earlier['started']}, {plan.earlier['status']}; its list of photos is frozen: "
-            "photos that came later need another -o, or --existing overwrite"
+            f"resumes  the run of {plan.earlier['started']}, {plan.earlier['status']}; its photos are those listed at "
+            f"{plan.listing.listed} (`retinafocus index --update` finds what came later)"
         )
     lines.append(
-        f"runs     {plan.runner}, {workers.count} {workers.device} workers, {plan.detector.engine}; "
-        f"faces from {plan.detector.min_face:g} px, scores from {plan.detector.score_threshold:g}"
+        f"runs     {plan.runner}, {workers.count} {workers.device} workers, {plan.detector.engine}, "
+        f"{plan.detector.precision}; faces from {plan.detector.min_face:g} px, scores from {plan.detector.score_threshold:g}"
     )
     # The words depend on the smallest face alone; a large photo has every level there can be.
     levels = plan.detector.cascade.plan((1 << 15, 1 << 15), plan.detector.min_face, plan.weights.preset)
@@ -157,6 +171,7 @@ def describe_weights(info: WeightsInfo) -> str:
         f"source   {info.source}",
         f"licence  {info.licence}",
         f"sha256   {info.sha256}",
+        f"int8     {f'ranges {info.ranges_sha256[:12]}' if info.ranges_sha256 else f'no ranges; {CALIBRATE_COMMAND}'}",
     ]
     return "\n".join(lines)
 

@@ -20,11 +20,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import detect, planning
+from pipelines import detect, ledger, planning
 from pipelines.report import Progress, summary
 from retinafocus import Detector, DetectorConfig, open_run
 from retinafocus.engines import engine_versions, resolve_engine
 from retinafocus.errors import RunError, SettingsError, WeightsError
+from retinafocus.local_storage import LocalStorage
 from retinafocus.runs import RUN_FILE, TABLES, Run
 
 
@@ -48,7 +49,7 @@ def test_every_photo_has_one_row_and_the_books_add_up(finished: Run) -> None:
 
 def test_tables_have_their_declared_schemas_and_plain_globs_read_them(finished: Run) -> None:
     for table, schema in TABLES.items():
-        paths = sorted((finished.folder / table).glob("*.parquet"))
+        paths = sorted(Path(finished.location, table).glob("*.parquet"))
         assert [str(path) for path in paths] == sorted(finished.files(table))
         assert all(pq.read_schema(path).equals(schema) for path in paths)
         assert all(b"retinafocus.weights_sha256" in pq.read_schema(path).metadata for path in paths)
@@ -192,7 +193,13 @@ def test_folder_with_somebody_elses_files_is_never_cleared(
         pytest.param({"runner": "slurm"}, SettingsError, "choose auto, local, ray", id="runner"),
         pytest.param({"limit": 0}, SettingsError, "limit is 0", id="limit"),
         pytest.param({"address": "host:1"}, SettingsError, "leave one of them out", id="address"),
-        pytest.param({"output": "s3://bucket/out"}, SettingsError, "object stores cannot be written yet", id="store"),
+        pytest.param(
+            {"output": "ftp://host/out"}, SettingsError, "no storage for ftp://; give a path, s3://", id="store"
+        ),
+        pytest.param(
+            {"retry": ("vanished",)}, SettingsError, "retry is 'vanished'; choose failed or some of", id="retry"
+        ),
+        pytest.param({"max_error_rate": 5.0}, SettingsError, "max-error-rate is 5; choose a share", id="error rate"),
         pytest.param({"output": ""}, SettingsError, "output is ''; give a folder", id="no output"),
     ],
 )
@@ -232,17 +239,16 @@ def test_full_disk_ends_the_run_with_its_reason_and_the_next_goes_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from pipelines.store import LocalStore
+    whole = LocalStorage.put
 
-    whole = LocalStore.put
-
-    def full(self: LocalStore, name: str, data: bytes) -> None:
+    def full(self: LocalStorage, name: str, data: bytes) -> None:
         if name.startswith("images/part-0000000"):
             raise OSError(28, "No space left on device")
         whole(self, name, data)
 
     with monkeypatch.context() as patched:
-        patched.setattr(LocalStore, "put", full)
+        patched.setattr(LocalStorage, "put", full)
+        patched.setattr(ledger, "COMMIT_DELAYS", (0.01,))
         with pytest.raises(RunError, match=r"shard .*No space left on device.*run the same command again"):
             run_job(archive, tmp_path, tiny_weights)
     assert not open_run(tmp_path).complete
@@ -306,8 +312,8 @@ def test_unforeseen_error_is_one_row_and_the_job_goes_on(
 
     def broken(self: Detector, photo: object) -> object:
         calls.append(photo)
-        if len(calls) == 2:
-            raise error
+        if len(calls) == 2 or (len(calls) > 2 and isinstance(photo, bytes) and photo == calls[1]):
+            raise error  # each time: photos that memory was too short for are tried once more
         return whole(self, photo)
 
     monkeypatch.setattr(Detector, step, broken)

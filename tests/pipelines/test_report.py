@@ -20,7 +20,7 @@ def test_photos_reported_one_by_one_are_not_counted_again_with_their_shard() -> 
     progress.start(4, done=1)
     progress.photo(3)
     progress.photo(None)
-    progress.shard({"shard": 0, "photos": 2, "faces": 3, "failed": 1, "error": None})
+    progress.shard({"shard": 0, "photos": 2, "looked_at": 2, "faces": 3, "failed": 1, "error": None})
     progress.stop()
     assert "1 of 4 photos are done already" in stream.getvalue()
     assert "photos 3 of 4: " in stream.getvalue()
@@ -31,7 +31,7 @@ def test_shards_alone_are_counted() -> None:
     stream = io.StringIO()
     progress = Progress(stream)
     progress.start(4, done=0)
-    progress.shard({"shard": 0, "photos": 2, "faces": 3, "failed": 1, "error": None})
+    progress.shard({"shard": 0, "photos": 2, "looked_at": 2, "faces": 3, "failed": 1, "error": None})
     progress.stop()
     assert "photos 2 of 4: " in stream.getvalue()
 
@@ -45,10 +45,15 @@ def test_summary_says_what_was_found_what_failed_and_where_the_time_went() -> No
         "network  1.00 Mpx a photo, 10 % of looking at everything; 25 % of photos looked at closer"
     )
     assert lines[3].endswith(", 30 chips (40 % filled)")
-    assert lines[-1].startswith("failures SELECT uri, status, error FROM 'OUT/images/*.parquet'")
+    assert lines[-2].startswith("failures SELECT uri, status, error FROM 'OUT/images/*.parquet'")
 
 
 def test_summary_of_a_run_without_failures_has_no_line_for_them() -> None:
     words = summary("OUT", {"totals": {**TOTALS, "statuses": {"ok": 10}}})
     assert "10 looked at, 0 failed\n" in words
     assert "failures" not in words
+
+
+def test_photos_that_vanished_are_counted_apart() -> None:
+    words = summary("OUT", {"totals": {**TOTALS, "statuses": {"ok": 7, "timeout": 1, "vanished": 2}}})
+    assert words.splitlines()[0] == "photos   10: 7 looked at, 1 failed (1 timeout), 2 vanished"

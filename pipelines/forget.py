@@ -1,0 +1,155 @@
+"""`retinafocus forget`: take photos out of a run for good, as if they had never been listed.
+
+Four steps, in an order in which a stop between any two leaves a run that can be read, and that the same command, or the
+next `retinafocus detect`, brings to its end:
+
+1. the photos' identities go into `manifest/forgotten.json`: from now on every reader of the manifest leaves them out;
+2. each of their shards gets a record of the next generation, without their rows;
+3. the manifest is written anew without them;
+4. the records and parts that were replaced are deleted, and the sums in `run.json` are made anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.ledger import commit_shard, committed_tables, delete_leftovers, pending_shards, reconcile
+from pipelines.manifest import ROW_GROUP_PHOTOS, Listing, image_id, manifest_bytes, read_listing, relative_paths
+from pipelines.shard_tables import only_photos
+from retinafocus.errors import RunError, SettingsError
+from retinafocus.runs import (
+    FORGOTTEN_FILE,
+    MANIFEST_FILE,
+    RUN_FILE,
+    read_forgotten,
+    read_ledger,
+    read_manifest,
+    read_run_file,
+)
+from retinafocus.storage import Storage, StorageConfig, open_storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgotten:
+    """What was done."""
+
+    photos: int
+    """Taken out now; fewer than asked for where an earlier command had begun."""
+    shards: int
+    """Written anew."""
+    files: int
+    """Deleted."""
+
+
+def forget(location: str, photos: Sequence[str], config: StorageConfig | None = None) -> Forgotten:
+    """Remove every row of some photos from a run.
+
+    Args:
+        location: the `-o` of `retinafocus detect`.
+        photos: each an image_id, a URI, or a path, absolute or relative to the archive's root.
+        config: how an object store is reached.
+
+    Raises:
+        SettingsError: a photo is not in the run.
+        RunError: there is no run, or another command is at work on it.
+    """
+    storage = open_storage(location, config)
+    listing = read_listing(storage)
+    if listing is None:
+        raise RunError(f"{storage.location}: no run here ({MANIFEST_FILE} is missing); give the -o folder of a run")
+    with storage.locked() as hold:
+        earlier = read_forgotten(storage)
+        names = _identities(_whole_manifest(storage), listing, earlier, photos)
+        storage.put(FORGOTTEN_FILE, json.dumps(sorted(earlier | names), indent=1).encode())
+        gone = earlier | names
+        shards = _commit_without(storage, gone)
+        listed = _rewrite_manifest(storage, listing, gone)
+        hold.check()
+        records = read_ledger(storage)
+        files = delete_leftovers(storage, records)
+        _sum_up(storage, records)
+    return Forgotten(photos=listed, shards=shards, files=files)
+
+
+def _identities(manifest: pa.Table, listing: Listing, earlier: set[str], photos: Sequence[str]) -> set[str]:
+    """The image_id of every photo asked for."""
+    found = set()
+    for photo in photos:
+        named = {photo, image_id(photo), *_relative(photo, listing)}
+        column = pc.is_in(manifest.column("image_id"), pa.array(sorted(named)))
+        rows = manifest.filter(pc.or_(column, pc.equal(manifest.column("uri"), photo)))
+        ids = set(rows.column("image_id").to_pylist()) | (named & earlier)
+        if not ids:
+            raise SettingsError(
+                f"{photo}: is not in the run; give its image_id, or its uri or path as the manifest has it"
+            )
+        found |= ids
+    return found
+
+
+def _relative(photo: str, listing: Listing) -> list[str]:
+    """The image_id of a photo that is named by its absolute path or URI."""
+    name = photo if "://" in photo else os.path.abspath(photo)
+    try:
+        return [image_id(path) for path in relative_paths([os.fsencode(name)], listing)]
+    except SettingsError:  # outside the root: not named in this way
+        return []
+
+
+def _commit_without(storage: Storage, gone: set[str]) -> int:
+    """Commit the next generation of every shard that still has rows of those photos; how many there were."""
+    records = {record["shard"]: record for record in read_ledger(storage)}
+    manifest = read_manifest(storage, columns=["shard", "bytes", "version"])
+    done = 0
+    for row in pending_shards(list(records.values()), manifest):
+        if (record := records.get(row["shard"])) is None:
+            continue  # not looked at yet
+        tables = committed_tables(storage, record)
+        names = tables["images"].column("image_id").to_pylist()
+        kept = [name for name in names if name not in gone]
+        if len(kept) == len(names):
+            continue  # to be done for another reason
+        tables = only_photos(tables, kept)
+        commit_shard(
+            storage, record["shard"], uuid.uuid4().hex[:12], tables, {"worker": record["worker"]},
+            generation=record["generation"] + 1, manifest_version=record["manifest_version"],
+        )  # fmt: skip
+        done += 1
+    return done
+
+
+def _whole_manifest(storage: Storage) -> pa.Table:
+    """The manifest as it lies there, forgotten photos included."""
+    with storage.open(MANIFEST_FILE) as file:
+        return pq.read_table(file)
+
+
+def _rewrite_manifest(storage: Storage, listing: Listing, gone: set[str]) -> int:
+    """Take the photos out of the manifest; how many were still in it."""
+    whole = _whole_manifest(storage)
+    kept = whole.filter(pc.invert(pc.is_in(whole.column("image_id"), pa.array(sorted(gone)))))
+    if kept.num_rows < whole.num_rows:
+        batches = kept.combine_chunks().to_batches(max_chunksize=ROW_GROUP_PHOTOS)
+        storage.put(MANIFEST_FILE, manifest_bytes(batches, listing))
+    return int(whole.num_rows - kept.num_rows)
+
+
+def _sum_up(storage: Storage, records: list[dict[str, Any]]) -> None:
+    """Make the sums of a complete run's `run.json` anew."""
+    info = read_run_file(storage)
+    if info is None or info["status"] != "complete":
+        return
+    manifest = read_manifest(storage, columns=["shard", "bytes", "version"])
+    totals = {**info["totals"], **reconcile(records, manifest)}
+    totals.pop("missing_shards")
+    archive = {**info["archive"], "photos": manifest.num_rows}
+    storage.put(RUN_FILE, json.dumps({**info, "archive": archive, "totals": totals}, indent=2).encode())

@@ -1,0 +1,98 @@
+"""Photos taken out of a run: nothing of theirs stays, nothing of the others changes, also after a stop half way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.synthetic_run import ROOT, photo_path, write_run
+from pipelines import forget as forgetting
+from pipelines.cli import main
+from pipelines.forget import Forgotten, forget
+from pipelines.manifest import image_id, read_listing
+from pipelines.validate import validate
+from retinafocus import open_run
+from retinafocus.errors import RunError, SettingsError
+from retinafocus.local_storage import LocalStorage
+from retinafocus.runs import FORGOTTEN_FILE, RUN_FILE, TABLES, read_ledger, read_manifest
+
+PHOTO, OTHER = photo_path(1, 2), photo_path(2, 0)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalStorage:
+    storage = LocalStorage(tmp_path / "run")
+    write_run(storage, 3, 4, failed_every=4)
+    return storage
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(PHOTO, id="path below the root"),
+        pytest.param(f"{ROOT}/{PHOTO}", id="absolute path"),
+        pytest.param(image_id(PHOTO), id="image_id"),
+    ],
+)
+def test_nothing_of_the_photo_stays_and_the_others_are_as_before(storage: LocalStorage, name: str) -> None:
+    before = {table: open_run(storage.location).table(table) for table in TABLES}
+    assert main(["forget", storage.location, name]) == 0
+    run, gone = open_run(storage.location), image_id(PHOTO)
+    for table, rows in before.items():
+        kept = [row for row in rows.to_pylist() if row["image_id"] != gone]
+        assert len(kept) == rows.num_rows - 1
+        assert run.table(table).to_pylist() == kept
+    texts = [path.read_bytes() for path in storage.root.rglob("*") if path.is_file() and path.name != "forgotten.json"]
+    assert not any(gone.encode() in text or PHOTO.encode() in text for text in texts)
+    assert validate(storage.location).problems == {}
+    assert run.info["totals"]["photos"] == run.info["archive"]["photos"] == 11
+    assert [(record["shard"], record["generation"]) for record in run.records] == [(0, 0), (1, 1), (2, 0)]
+    listing = read_listing(storage)
+    assert listing is not None
+    assert listing.root == ROOT
+
+
+def test_forgetting_twice_changes_nothing(storage: LocalStorage) -> None:
+    assert forget(storage.location, [PHOTO, OTHER]) == Forgotten(photos=2, shards=2, files=8)
+    assert forget(storage.location, [PHOTO]) == Forgotten(photos=0, shards=0, files=0)
+    assert json.loads(storage.read(FORGOTTEN_FILE)) == sorted([image_id(PHOTO), image_id(OTHER)])
+
+
+@pytest.mark.parametrize("step", ["_commit_without", "_rewrite_manifest", "delete_leftovers", "_sum_up"])
+def test_what_was_cut_short_is_finished_by_the_same_command(
+    storage: LocalStorage, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(forgetting, step, stop)
+        with pytest.raises(KeyboardInterrupt):
+            forget(storage.location, [PHOTO])
+    assert image_id(PHOTO) not in read_manifest(storage).column("image_id").to_pylist()
+    assert validate(storage.location).problems != {}
+    forget(storage.location, [f"{ROOT}/{PHOTO}"])
+    assert validate(storage.location).problems == {}
+
+
+def test_photo_that_is_not_in_the_run_is_refused_before_anything_is_written(storage: LocalStorage) -> None:
+    with pytest.raises(SettingsError, match=r"nobody\.jpg: is not in the run; give its image_id"):
+        forget(storage.location, [PHOTO, "nobody.jpg"])
+    assert not storage.exists(FORGOTTEN_FILE)
+    assert [record["generation"] for record in read_ledger(storage)] == [0, 0, 0]
+
+
+def test_run_at_work_is_left_alone(storage: LocalStorage, tmp_path: Path) -> None:
+    with storage.locked(), pytest.raises(RunError, match="another command is at work"):
+        forget(storage.location, [PHOTO])
+    with pytest.raises(RunError, match="no run here"):
+        forget(str(tmp_path / "nothing"), [PHOTO])
+
+
+def test_shard_that_was_not_looked_at_yet_stays_to_be_done(storage: LocalStorage) -> None:
+    storage.delete("_ledger/00000001.json")
+    storage.put(RUN_FILE, storage.read(RUN_FILE).replace(b"complete", b"running"))
+    assert forget(storage.location, [PHOTO]).shards == 0
+    assert validate(storage.location).problems["ledger"] == ["shard 1: 3 of its photos are still to be done"]
