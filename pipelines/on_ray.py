@@ -34,8 +34,8 @@ from retinafocus.errors import RetinaFocusError, RunError, SettingsError
 # for half an hour and then dies, with no warning in between.
 FREE_CPUS = 1
 
-# Shards given up because their worker died twice, before the job itself gives up.
-MAX_DEAD_SHARDS = 16
+# Shards whose answer Ray lost, before the job itself gives up.
+MAX_LOST_SHARDS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class RayPlan:
         return int(self.workers.device == "cuda")
 
 
-def run_on_ray(config: StageConfig, shards: list[dict[str, int]], plan: RayPlan) -> Iterator[pa.Table]:
+def run_on_ray(config: StageConfig, shards: list[dict[str, Any]], plan: RayPlan) -> Iterator[pa.Table]:
     """Look at every shard; yields each committed shard's row of counts as it comes.
 
     Raises:
@@ -73,10 +73,11 @@ def run_on_ray(config: StageConfig, shards: list[dict[str, int]], plan: RayPlan)
                 compute=ActorPoolStrategy(size=count),
                 num_cpus=1,
                 num_gpus=plan.gpus_per_worker,
-                # A dead actor must always be replaced (with a bound, the job hangs once it is spent); a shard that
-                # kills its actor is tried once more and then given up, so that it cannot kill actors for ever.
+                # A dead actor must always be replaced: with a bound, the job hangs once it is spent. Retries are not
+                # bounded here either, as those of a shard that only waited behind a deadly one would count: a worker
+                # refuses a shard that was begun too often (`attempts.MAX_ATTEMPTS`).
                 max_restarts=-1,
-                max_task_retries=1,
+                max_task_retries=-1,
             )
             yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     except ray.exceptions.RayError as error:
@@ -157,5 +158,5 @@ def _set_context() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # A shard whose worker dies twice must not end the others: what is missing is read off the ledger at the end.
-    context.max_errored_blocks = MAX_DEAD_SHARDS
+    # A shard without an answer must not end the others: what is missing is read off the ledger at the end.
+    context.max_errored_blocks = MAX_LOST_SHARDS

@@ -6,17 +6,19 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import torch
 
-from pipelines.stages import DetectShard, StageConfig, Stopped
+from pipelines.careful import Stopped
+from pipelines.stages import DetectShard, StageConfig
 from pipelines.workers import Workers
 
 
 def run_on_threads(
     config: StageConfig,
-    shards: list[dict[str, int]],
+    shards: list[dict[str, Any]],
     *,
     workers: Workers,
     on_photo: Callable[[int | None], None],
@@ -26,7 +28,7 @@ def run_on_threads(
     An error in one worker (not in one photo: those are rows) stops the others at their next photo and is raised here.
     Closing the iterator early (Ctrl-C) stops them the same way; finished shards stay committed.
     """
-    waiting: queue.SimpleQueue[dict[str, int]] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     for row in shards:
         waiting.put(row)
     done: queue.SimpleQueue[pa.Table | BaseException | None] = queue.SimpleQueue()

@@ -9,24 +9,28 @@ import os
 import socket
 import threading
 import uuid
-from collections import Counter, defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from time import perf_counter
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipelines.ledger import CASCADE_COUNTS, commit_shard, read_record
-from pipelines.store import LocalStore
-from retinafocus.cascade import MAX_DECODERS, PhotoResult, PreparedPhoto
+from pipelines.attempts import marked
+from pipelines.budget import count_failures
+from pipelines.careful import DEADLY, CarefulLook, LookConfig, Stopped
+from pipelines.ledger import commit_shard, find_record, kept_rows, manifest_version, read_record
+from pipelines.limits import Limits
+from pipelines.looking import Looked, Looker, Row
+from pipelines.shard_tables import together
+from pipelines.watchdog import Watchdog
+from retinafocus.cascade import MAX_DECODERS
 from retinafocus.detector import Detector, DetectorConfig
-from retinafocus.errors import PhotoError, SettingsError, WeightsError
-from retinafocus.faces import FACES_SCHEMA, IMAGES_SCHEMA, TIMING_SCHEMA, Faces
-from retinafocus.photos import PhotoHeader, read_bytes, read_header
-from retinafocus.runs import MANIFEST_FILE, ledger_name
+from retinafocus.errors import WeightsError
+from retinafocus.faces import FACES_SCHEMA, IMAGES_SCHEMA, TIMING_SCHEMA
+from retinafocus.runs import read_manifest
+from retinafocus.storage import StorageConfig, open_storage
 from retinafocus.weights import read_info
 
 # What one shard tells the driver: small, and of the same columns whether it held faces or not.
@@ -36,13 +40,13 @@ SHARD_SCHEMA = pa.schema(
         pa.field("photos", pa.int64(), nullable=False),
         pa.field("faces", pa.int64(), nullable=False),
         pa.field("failed", pa.int64(), nullable=False),
+        pa.field("looked_at", pa.int64(), nullable=False),
         pa.field("error", pa.string()),
     ]
 )
 
-
-class Stopped(Exception):
-    """The run was asked to stop; the shard in work is left undone."""
+# What a file is taken for that was listed without its size: a photo of 24 Mpx.
+UNKNOWN_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,9 @@ class StageConfig:
     detector: DetectorConfig
     """What to look for and on which device."""
 
+    ranges_sha256: str | None = None
+    """Hash the ranges of the weights must have, where the answers depend on them; see `weights`."""
+
     metadata: dict[str, str] = field(default_factory=dict)
     """Goes into the metadata of every Parquet part."""
 
@@ -68,35 +75,14 @@ class StageConfig:
     """Photos read and decoded ahead of the network; bounds the decoded photos held in memory to one more than this. An
     engine that takes several at once has as many more being prepared, two groups in all."""
 
+    limits: Limits = field(default_factory=Limits)
+    """What a photo, and the files read ahead, may take."""
 
-@dataclass
-class _Looked:
-    """All that became of one photo."""
+    storage: StorageConfig | None = None
+    """How object stores are reached."""
 
-    row: dict[str, Any]
-    status: str = "ok"
-    error: str | None = None
-    header: PhotoHeader | None = None
-    prepared: PreparedPhoto | None = None
-    faces: Faces | None = None
-    pixels: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    """What the cascade did, for the shard's record."""
-    ms: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    def take(self, result: PhotoResult, exhaustive_pixels: int) -> None:
-        self.faces, self.pixels = result.faces, result.pixels_processed
-        # Decoding for a finer look is beside what `_prepare` took.
-        self.ms["decode"] += max(0.0, result.ms_decode - self.ms["decode"])
-        self.ms["network"] += result.ms_network
-        self.ms["other"] += result.ms_other
-        self.counts.update(
-            pixels_planned=exhaustive_pixels,
-            photos_looked_closer=int(result.chips > 0),
-            chips=result.chips,
-            chip_pixels=result.chip_pixels,
-            chip_pixels_asked=result.chip_pixels_asked,
-        )
+    careful: bool = False
+    """Every photo in a process of its own that may die of it, not only those of shards whose worker died before."""
 
 
 class DetectShard:
@@ -115,7 +101,13 @@ class DetectShard:
         on_photo: Callable[[int | None], None] | None = None,
         stop: threading.Event | None = None,
     ) -> None:
-        found = read_info(config.weights).sha256
+        info = read_info(config.weights)
+        if config.ranges_sha256 not in (None, info.ranges_sha256):
+            raise WeightsError(
+                f"{config.weights}: other ranges for int8 here than where the run was started; copy that file to every "
+                "machine"
+            )
+        found = info.sha256
         if found != config.weights_sha256:
             raise WeightsError(
                 f"{config.weights}: hash {found[:12]} here, {config.weights_sha256[:12]} where the run was started; "
@@ -123,102 +115,125 @@ class DetectShard:
             )
         self.config = config
         self.detector = Detector.from_pretrained(config.weights, config.detector)
-        self.store = LocalStore(config.output)
+        self.run = open_storage(config.output, config.storage)
         self.worker = f"{socket.gethostname()}:{os.getpid()}:{threading.get_native_id()}"
         self._on_photo = on_photo or (lambda faces: None)
         self._stop = stop or threading.Event()
+        self._watchdog = Watchdog(config.limits.photo_seconds)
+        self._looker = Looker(self.detector, config.storage, self._allow_for)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = [self._row(shard) for shard in batch.column("shard").to_pylist()]
-        return pa.Table.from_pylist(rows, schema=SHARD_SCHEMA)
+        return pa.Table.from_pylist([self._counts(row) for row in batch.to_pylist()], schema=SHARD_SCHEMA)
 
-    def _row(self, shard: int) -> dict[str, Any]:
-        row = {"shard": shard, "photos": 0, "faces": 0, "failed": 0, "error": None}
+    def _counts(self, row: dict[str, Any]) -> dict[str, Any]:
+        counts = {"shard": row["shard"], "photos": 0, "faces": 0, "failed": 0, "looked_at": 0, "error": None}
         try:
-            record = self.detect_shard(shard)
+            record = self.detect_shard(row)
         except Stopped:
             raise
         except Exception as error:  # not one photo's fault (those are rows): say so to the driver, which decides
-            return {**row, "error": f"{type(error).__name__}: {error}"}
-        failed = record["photos"] - record["statuses"].get("ok", 0)
-        return {**row, "photos": record["photos"], "faces": record["faces"], "failed": failed}
+            return {**counts, "error": f"{type(error).__name__}: {error}"}
+        failed = count_failures(record["statuses"])
+        return {**counts, **{name: record[name] for name in ("photos", "faces", "looked_at")}, "failed": failed}
 
-    def detect_shard(self, shard: int) -> dict[str, Any]:
-        """Look at every photo of a shard and commit its tables; the shard's record."""
-        if self.store.exists(ledger_name(shard)):
-            return read_record(self.store, shard)  # done by an attempt whose answer was lost
+    def detect_shard(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Look at the photos of a shard that have no row yet, or none that counts, and commit its tables.
+
+        Args:
+            row: shard; generation to commit; retry, statuses to look at again, joined by commas.
+
+        Returns:
+            The shard's record.
+        """
+        shard, generation = row["shard"], row["generation"]
+        if (record := find_record(self.run, shard, generation)) is not None:
+            return record  # done by an attempt whose answer was lost
         attempt = uuid.uuid4().hex[:12]
-        manifest = pq.read_table(self.store.root / MANIFEST_FILE, filters=[("shard", "=", shard)])
-        looked = list(self._look_at(manifest.to_pylist()))
-        return commit_shard(
-            self.store, shard, attempt, self._tables(looked, shard, attempt), _statistics(looked, self.worker)
-        )
+        photos = read_manifest(self.run, shard=shard).to_pylist()
+        wanted, kept = kept_rows(self.run, shard, photos, row["retry"], generation=generation)
+        with marked(self.run, shard, attempt) as careful:
+            careful = careful or self.config.careful or self._looks_again_at_deadly(row)
+            looked = list(self._carefully(wanted) if careful else self._swiftly(wanted, shard))
+            tables, worker = together(self._tables(looked, shard, attempt), kept), {"worker": self.worker}
+            return commit_shard(
+                self.run, shard, attempt, tables, worker,
+                generation=generation, manifest_version=manifest_version(photos),
+            )  # fmt: skip
 
-    def _look_at(self, rows: list[dict[str, Any]]) -> Iterator[_Looked]:
-        together = self.detector.engine.batch
+    def _looks_again_at_deadly(self, row: dict[str, Any]) -> bool:
+        again = DEADLY.intersection(row["retry"].split(","))
+        if not again or row["generation"] == 0:
+            return False
+        return not again.isdisjoint(read_record(self.run, row["shard"], row["generation"] - 1)["statuses"])
+
+    def _swiftly(self, rows: list[Row], shard: int) -> Iterator[Looked]:
+        """Look at photos side by side; those that memory was too short for, once more, each alone."""
+        again = []
+        with self._watchdog.watching(f"shard {shard}"):
+            for looked in self._side_by_side(rows):
+                if looked.status == "out_of_memory":
+                    again.append(looked.row)
+                else:
+                    yield self._done(looked)
+            for row in again:
+                looked = self._looker.prepare(row)
+                self._look([looked])
+                yield self._done(looked)
+
+    def _side_by_side(self, rows: list[Row]) -> Iterator[Looked]:
+        batch = self.detector.engine.batch
         # One group is looked at while the next is prepared.
-        read_ahead = self.config.read_ahead if together == 1 else 2 * together
-        threads = min(read_ahead, max(self.config.read_ahead, MAX_DECODERS if together > 1 else 0))
+        read_ahead = self.config.read_ahead if batch == 1 else 2 * batch
+        threads = min(read_ahead, max(self.config.read_ahead, MAX_DECODERS if batch > 1 else 0))
         with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="read") as pool:
-            ahead: deque[Future[_Looked]] = deque()
+            ahead: deque[Future[Looked]] = deque()
+            sizes = deque(_file_bytes(row) for row in rows)  # of the files ahead and of those to come
             remaining = iter(rows)
 
             def refill() -> None:
-                while len(ahead) < read_ahead and (row := next(remaining, None)) is not None:
-                    ahead.append(pool.submit(self._prepare, row))
+                while len(ahead) < min(read_ahead, len(sizes)) and (not ahead or self._room(sizes, len(ahead))):
+                    ahead.append(pool.submit(self._looker.prepare, next(remaining)))
 
             try:
                 refill()
                 while ahead:
-                    group = [ahead.popleft().result() for _ in range(min(together, len(ahead)))]
+                    group = [ahead.popleft().result() for _ in range(min(batch, len(ahead)))]
+                    for _ in group:
+                        sizes.popleft()
                     refill()
-                    if self._stop.is_set():
-                        raise Stopped
-                    self._detect(group)
-                    for looked in group:
-                        self._on_photo(None if looked.faces is None else len(looked.faces))
+                    self._look(group)
                     yield from group
             finally:
                 for future in ahead:
                     future.cancel()
 
-    def _prepare(self, row: dict[str, Any]) -> _Looked:
-        looked = _Looked(row=row)
-        try:
-            start = perf_counter()
-            data = read_bytes(row["uri"])
-            looked.ms["read"] += 1e3 * (perf_counter() - start)
-            if row["bytes"] is not None and len(data) != row["bytes"]:
-                raise PhotoError("changed", f"{len(data)} bytes now, {row['bytes']} when it was listed")
-            looked.row = {**row, "bytes": len(data)}
-            start = perf_counter()
-            looked.header = read_header(data)
-            looked.prepared = self.detector.prepare(data)
-            looked.ms["decode"] += 1e3 * (perf_counter() - start)
-        except SettingsError:
-            raise  # of the job, not of this photo
-        except Exception as error:
-            looked.status, looked.error = _failure(error, "corrupt")
+    def _room(self, sizes: deque[int], ahead: int) -> bool:
+        """Whether one more file may be held beside those ahead."""
+        return sum(sizes[number] for number in range(ahead + 1)) <= self.config.limits.read_ahead_bytes
+
+    def _look(self, group: list[Looked]) -> None:
+        if self._stop.is_set():
+            raise Stopped
+        self._looker.look(group)
+
+    def _carefully(self, rows: list[Row]) -> Iterator[Looked]:
+        config = LookConfig(
+            weights=self.config.weights, detector=self.config.detector,
+            storage=self.config.storage, limits=self.config.limits,
+        )  # fmt: skip
+        with CarefulLook(config, self._stop) as child:
+            for row in rows:
+                yield self._done(child.look(row))
+
+    def _done(self, looked: Looked) -> Looked:
+        self._watchdog.report()
+        self._on_photo(None if looked.faces is None else len(looked.faces))
         return looked
 
-    def _detect(self, group: list[_Looked]) -> None:
-        photos = [looked for looked in group if looked.prepared is not None]
-        try:
-            results = self.detector.look_many([looked.prepared for looked in photos if looked.prepared is not None])
-        except Exception as error:
-            if len(photos) > 1:  # which one it was, shows one by one
-                for looked in photos:
-                    self._detect([looked])
-                return
-            results = [PhotoError(*_failure(error, "model_error"))]
-        for looked, result in zip(photos, results, strict=True):
-            looked.prepared = None  # the pixels: the largest thing in memory
-            if isinstance(result, PhotoError):
-                looked.status, looked.error = result.status, result.reason
-            else:
-                looked.take(result, self.detector.exhaustive_pixels(result.plan.photo_size))
+    def _allow_for(self, pixels: int) -> None:
+        self._watchdog.allow(self.config.limits.seconds_for(pixels, self.config.detector.max_pixels))
 
-    def _tables(self, looked: list[_Looked], shard: int, attempt: str) -> dict[str, pa.Table]:
+    def _tables(self, looked: list[Looked], shard: int, attempt: str) -> dict[str, pa.Table]:
         looked = sorted(looked, key=lambda photo: photo.row["image_id"])
         timing = [_timing_row(photo, shard, attempt, self.worker) for photo in looked]
         tables = {
@@ -232,17 +247,11 @@ class DetectShard:
         }
 
 
-def _failure(error: Exception, unforeseen: str) -> tuple[str, str]:
-    """Status and reason of a photo's row. What nobody foresaw is a row too: one photo must not end an archive's run."""
-    if isinstance(error, PhotoError):
-        return error.status, error.reason
-    if isinstance(error, MemoryError):
-        return "out_of_memory", "there was not enough memory for it; use fewer workers or a smaller max_pixels"
-    # Its kind, not its text, which may hold addresses: two runs must record the same.
-    return unforeseen, f"an unforeseen {type(error).__name__}; please report it with the photo"
+def _file_bytes(row: Row) -> int:
+    return UNKNOWN_BYTES if row["bytes"] is None else int(row["bytes"])
 
 
-def _faces_table(looked: list[_Looked], shard: int) -> pa.Table:
+def _faces_table(looked: list[Looked], shard: int) -> pa.Table:
     parts = [
         photo.faces.to_arrow(image_id=photo.row["image_id"], uri=photo.row["uri"], shard=shard)
         for photo in looked
@@ -251,7 +260,7 @@ def _faces_table(looked: list[_Looked], shard: int) -> pa.Table:
     return pa.concat_tables([FACES_SCHEMA.empty_table(), *parts]).combine_chunks()
 
 
-def _image_row(photo: _Looked, shard: int) -> dict[str, Any]:
+def _image_row(photo: Looked, shard: int) -> dict[str, Any]:
     header = photo.header
     return {
         "image_id": photo.row["image_id"],
@@ -270,23 +279,8 @@ def _image_row(photo: _Looked, shard: int) -> dict[str, Any]:
     }
 
 
-def _timing_row(photo: _Looked, shard: int, attempt: str, worker: str) -> dict[str, Any]:
+def _timing_row(photo: Looked, shard: int, attempt: str, worker: str) -> dict[str, Any]:
     stages = {f"ms_{stage}": photo.ms[stage] for stage in ("read", "decode", "network", "other")}
-    return {"image_id": photo.row["image_id"], "shard": shard, "attempt": attempt, "worker": worker, **stages}
-
-
-def _statistics(looked: list[_Looked], worker: str) -> dict[str, Any]:
-    seconds: dict[str, float] = defaultdict(float)
-    for photo in looked:
-        for stage, milliseconds in photo.ms.items():
-            seconds[stage] += milliseconds / 1e3
-    return {
-        "photos": len(looked),
-        "faces": sum(len(photo.faces) for photo in looked if photo.faces is not None),
-        "photos_with_faces": sum(bool(photo.faces is not None and len(photo.faces)) for photo in looked),
-        "pixels_processed": sum(photo.pixels for photo in looked),
-        **{name: sum(photo.counts[name] for photo in looked) for name in CASCADE_COUNTS},
-        "statuses": dict(sorted(Counter(photo.status for photo in looked).items())),
-        "seconds": {stage: round(value, 4) for stage, value in sorted(seconds.items())},
-        "worker": worker,
-    }
+    cascade = {name: photo.counts[name] for name in ("pixels_planned", "chips", "chip_pixels", "chip_pixels_asked")}
+    names = {"image_id": photo.row["image_id"], "shard": shard, "attempt": attempt, "worker": worker}
+    return {**names, **stages, **cascade}

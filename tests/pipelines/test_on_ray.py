@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +16,12 @@ import cv2
 import numpy as np
 import pytest
 
+from pipelines.limits import Limits
+from retinafocus import open_run
 from retinafocus.errors import SettingsError
 from retinafocus.runs import Run
+
+from .conftest import add_fault, rows_without
 
 pytestmark = [
     pytest.mark.ray,
@@ -81,6 +87,107 @@ def test_killed_driver_loses_and_doubles_nothing(
     assert run.complete
     assert run.faces().equals(undisturbed.faces())
     assert run.images().equals(undisturbed.images())
+
+
+def test_killed_actor_loses_and_doubles_nothing(
+    ray_cluster: str, larger_archive: Path, undisturbed: Run, tiny_weights: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    process = _start(larger_archive, out, tiny_weights, ray_cluster)
+    _wait_for_commits(process, out, 1)
+    killed = open_run(out).records[0]["worker"]
+    os.kill(int(killed.split(":")[1]), signal.SIGKILL)
+    assert _committed(out) < len(undisturbed.records)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    run = open_run(out)
+    assert len({record["worker"] for record in run.records} - {killed}) > 1
+    assert run.faces().equals(undisturbed.faces())
+    assert run.images().equals(undisturbed.images())
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"), [("segfault", "crashed"), pytest.param("hang", "timeout", marks=pytest.mark.slow)]
+)
+def test_photo_that_ends_its_actor_is_a_row(
+    run_job: Callable[..., Run],
+    ray_cluster: str,
+    larger_archive: Path,
+    undisturbed: Run,
+    tiny_weights: Path,
+    tmp_path: Path,
+    fault: str,
+    status: str,
+) -> None:
+    deadly = "07.jpg"
+    photos = tmp_path / "photos"
+    shutil.copytree(larger_archive, photos)
+    add_fault(photos / deadly, fault)
+    limits = Limits(photo_seconds=20)
+    run = run_job(photos, tmp_path / "out", tiny_weights, runner="ray", workers="cpu=2", limits=limits)
+    assert run.complete
+    failures = {row["uri"]: row["status"] for row in run.images().to_pylist() if row["status"] != "ok"}
+    assert [(Path(uri).name, found) for uri, found in failures.items()] == [(deadly, status)]
+    # The photos are copies: their addresses are others, and nothing else.
+    before, after = (
+        [[{**row, "uri": Path(row["uri"]).name} for row in table] for table in rows_without(each, [deadly])]
+        for each in (undisturbed, run)
+    )
+    assert after == before
+
+
+@pytest.mark.slow
+def test_node_that_is_taken_away_loses_and_doubles_nothing(
+    larger_archive: Path, undisturbed: Run, tiny_weights: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", LOSE_A_NODE, str(larger_archive), str(out), str(tiny_weights)]
+    settings = {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "300"}
+    # A folder of its own, so that no other test takes this cluster for the one to join; sockets want a short name.
+    with tempfile.TemporaryDirectory(prefix="rf") as folder:
+        environment = {**os.environ, **settings, "RAY_TMPDIR": folder}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "alive when the node went: True" in done.stdout
+    run = open_run(out)
+    assert run.complete
+    assert run.faces().equals(undisturbed.faces())
+    assert run.images().equals(undisturbed.images())
+
+
+# A cluster of its own: a process can only be part of one. Its head has one processor, which Ray's own work needs.
+LOSE_A_NODE = """
+import sys, threading, time
+from pathlib import Path
+
+import ray
+from ray.cluster_utils import Cluster
+
+from pipelines import detect, planning
+from pipelines.report import Progress
+from retinafocus import DetectorConfig
+
+photos, out, weights = sys.argv[1:]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+ray.init(address=cluster.address, log_to_driver=False)
+cluster.wait_for_nodes()
+job = planning.DetectJob(
+    inputs=[photos], output=out, weights=weights, runner="ray", workers="2", detector=DetectorConfig(device="cpu")
+)
+work = threading.Thread(target=lambda: detect.run(planning.plan(job), Progress()))
+try:
+    work.start()
+    while work.is_alive() and len(list(Path(out).glob("_ledger/*.json"))) < 2:
+        time.sleep(0.01)
+    cluster.remove_node(nodes[0], allow_graceful=False)
+    print("alive when the node went:", work.is_alive())
+    cluster.add_node(num_cpus=1)
+    work.join()
+finally:
+    ray.shutdown()
+    cluster.shutdown()
+"""
 
 
 def test_terminated_command_says_how_to_go_on(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def _committed(config: StageConfig) -> int:
 
 
 def test_closing_early_stops_every_worker_at_its_next_photo(config: StageConfig) -> None:
-    shards = [{"shard": number} for number in range(12)]
+    shards = [{"shard": number, "generation": 0, "retry": ""} for number in range(12)]
     results = on_threads.run_on_threads(config, shards, workers=TWO, on_photo=lambda faces: None)
     next(results)
     results.close()  # type: ignore[attr-defined]
@@ -49,13 +50,13 @@ def test_error_of_one_worker_is_raised_and_stops_the_others(
 ) -> None:
     whole = DetectShard.detect_shard
 
-    def broken(self: DetectShard, shard: int) -> object:
-        if shard == 1:
+    def broken(self: DetectShard, row: dict[str, Any]) -> object:
+        if row["shard"] == 1:
             raise SystemExit("not an error of a photo or shard")
-        return whole(self, shard)
+        return whole(self, row)
 
     monkeypatch.setattr(DetectShard, "detect_shard", broken)
-    shards = [{"shard": number} for number in range(12)]
+    shards = [{"shard": number, "generation": 0, "retry": ""} for number in range(12)]
     with pytest.raises(SystemExit):
         list(on_threads.run_on_threads(config, shards, workers=TWO, on_photo=lambda faces: None))
     assert _committed(config) < 11
