@@ -22,6 +22,7 @@ FORMATS: tuple[str, ...] = ("jpeg", "png", "webp", "tiff", "bmp", *(("heif",) if
 """Names of the formats that can be decoded here."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 
 _MAGICS = {
     "jpeg": (b"\xff\xd8\xff",),
@@ -50,7 +51,7 @@ _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b
 
 # A JPEG marker that has a segment, or ends the picture: not padding, not an escaped 0xFF, not a restart.
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
-_SCAN, _END, _APP1 = 0xDA, 0xD9, 0xE1
+_SCAN, _END, _APP1, _APP15 = 0xDA, 0xD9, 0xE1, 0xEF
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Baseline, extended, progressive; 0xC9 and 0xCA are the same with arithmetic coding. The rest are lossless kinds.
 _DECODABLE_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
@@ -101,6 +102,8 @@ class _Picture:
     """Where a JPEG's first scan begins; what lies before it, such as a thumbnail, has markers of its own."""
     frame_at: int = 0
     """Where the content of a JPEG's frame header begins."""
+    app1_at: tuple[int, ...] = ()
+    """Where the kind of each of a JPEG's segments APP1 (EXIF, XMP) stands."""
 
 
 def read_header(data: bytes) -> PhotoHeader:
@@ -197,6 +200,7 @@ def _read_jpeg(data: bytes) -> _Picture:
     frame: tuple[int, bytes] | None = None
     frame_at = 0
     exif_block: bytes | None = None
+    app1_at: list[int] = []
     at = 2
     while True:
         found = _MARKER.search(data, at)
@@ -212,13 +216,15 @@ def _read_jpeg(data: bytes) -> _Picture:
             raise IndexError("segment beyond the end")
         if marker in _FRAMES and frame is None:
             frame, frame_at = (marker, segment), found.end() + 2
-        elif marker == _APP1 and exif_block is None and segment.startswith(b"Exif\0"):
-            exif_block = segment[6:]  # the sixth byte is padding, which some writers do not set to zero
+        elif marker == _APP1:
+            app1_at.append(found.end() - 1)
+            if exif_block is None and segment.startswith(b"Exif\0"):
+                exif_block = segment[6:]  # the sixth byte is padding, which some writers do not set to zero
         elif marker == _SCAN:
             if frame is None:
                 raise PhotoError("corrupt", "the JPEG data has no frame before its first scan; copy the file again")
             size, several_scans = _jpeg_size(*frame, scan=segment)
-            return _Picture(*size, exif_block, several_scans, scan_at=at, frame_at=frame_at)
+            return _Picture(*size, exif_block, several_scans, at, frame_at, tuple(app1_at))
 
 
 def _jpeg_size(marker: int, frame: bytes, *, scan: bytes) -> tuple[tuple[int, int], bool]:
@@ -247,6 +253,19 @@ def jpeg_frame(data: bytes) -> tuple[int, list[tuple[int, int]]]:
     if any(not (1 <= sampling >> 4 <= 4 and 1 <= sampling & 15 <= 4) for sampling in samplings):
         raise PhotoError("corrupt", "the JPEG header states a sampling there is not; copy the file again")
     return at + 1, [(sampling >> 4, sampling & 15) for sampling in samplings]
+
+
+def count_jpeg_scans(data: bytes) -> int:
+    """The scans of a JPEG whose header could be read; its pixels contain no marker that looks like one."""
+    return data.count(bytes([0xFF, _SCAN]), _read_jpeg(data).scan_at) + 1
+
+
+def jpeg_without_exif(data: bytes) -> bytearray:
+    """A copy of a JPEG whose header could be read; its EXIF and XMP are there, marked as something nobody reads."""
+    copy = bytearray(data)
+    for at in _read_jpeg(data).app1_at:
+        copy[at] = _APP15
+    return copy
 
 
 def has_jpeg_end(data: bytes) -> bool:
@@ -283,6 +302,16 @@ def png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
             break
         at += 12 + length
     return chunks
+
+
+def png_pixels(data: bytes) -> bytes:
+    """A PNG with only what makes pixels: metadata make decoders refuse whole pictures, warn, or compute for minutes."""
+    chunks = png_chunks(data)
+    if all(kind in _PNG_PIXELS for kind, _, _ in chunks):
+        return data
+    view = memoryview(data)
+    kept = [view[start - 8 : start + length + 4] for kind, start, length in chunks if kind in _PNG_PIXELS]
+    return PNG_SIGNATURE + b"".join(kept)
 
 
 def _read_webp(data: bytes) -> _Picture:

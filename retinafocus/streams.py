@@ -22,7 +22,7 @@ from retinafocus.footprint import decoded_bytes, held_bytes, streamed_bytes
 from retinafocus.headers import PhotoHeader
 from retinafocus.levels import Level
 from retinafocus.photos import REDUCTIONS, check_extents, decode, decoder_error, turn
-from retinafocus.sources import Area, level_pixels, shown_area
+from retinafocus.sources import CUBIC_REACH, Area, level_pixels, shown_area
 from retinafocus.strips import Rows, open_rows
 
 Pixels = NDArray[np.uint8]
@@ -31,8 +31,8 @@ Box = tuple[int, int, int, int]
 # Rows decoded at once. Fewer make more calls; libvips holds some thirty times as many bytes for each more.
 STRIP_ROWS = 32
 
-# Cubic interpolation reaches two pixels to each side; a strip enlarged by itself needs them for its rim.
-CUBIC_REACH = 4
+# A row costs some ten microseconds however short it is, and ten million empty ones fit into a PNG of 20 KB.
+MOST_ROWS = 2**20
 
 GIB = 2**30
 
@@ -79,6 +79,11 @@ def open_stream(data: bytes, header: PhotoHeader, *, memory: int, open_pixels: i
     if reason:
         needed = decoded_bytes(header, data)
         raise PhotoError("too_large", f"{size} take {needed / GIB:.1f} GiB decoded whole, {limit}: {reason}; {_MEND}")
+    if header.stored_size[0] > MOST_ROWS:
+        raise PhotoError(
+            "too_large",
+            f"{size}: more than the {MOST_ROWS} rows that are read in strips; raise max_pixels or cut it up",
+        )
     needed = streamed_bytes(header, data, open_pixels=open_pixels)
     if needed > memory:
         held, what = held_bytes(header, data)

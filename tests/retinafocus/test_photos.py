@@ -507,6 +507,22 @@ def test_every_warning_of_the_jpeg_decoder_makes_a_photo_corrupt(data: bytes, re
     assert isinstance(caught.value.__cause__, ValueError)
 
 
+@pytest.mark.parametrize(("scans", "status"), [(490, "ok"), (510, "corrupt")])
+def test_a_jpeg_of_hundreds_of_scans_is_refused(scans: int, status: str) -> None:
+    # "Nothing in this picture" in one block of end of band, 100 times as short as what it makes the decoder do.
+    data = flat_jpeg(8, 8, [(1, 1)] * 3).replace(b"\xff\xc0", b"\xff\xc2")
+    start = data.index(b"\xff\xda")
+    first = b"\xff\xda" + struct.pack(">HB", 12, 3) + b"\x01\x00\x02\x11\x03\x11\x00\x00\x00" + b"\x03"
+    band = b"\xff\xda" + struct.pack(">HB", 8, 1) + b"\x01\x00\x01\x3f\x00" + b"\xaf"
+    bomb = data[:start] + first + band * scans + b"\xff\xd9"
+    found = "ok"
+    try:
+        decode(bomb)
+    except PhotoError as error:
+        found = error.status if "scans, more than 500" in error.reason else error.reason
+    assert found == status
+
+
 @pytest.mark.parametrize("name", SAMPLES)
 def test_hostile_bytes_give_pixels_or_a_photo_error(name: str) -> None:
     data, dice = sample(name), random.Random(0)
