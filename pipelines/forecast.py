@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,13 +18,19 @@ from retinafocus.cascade import STEPS
 from retinafocus.detector import Detector, DetectorConfig
 from retinafocus.errors import PhotoError, SettingsError
 from retinafocus.footprint import decoded_bytes, streamed_bytes
-from retinafocus.photos import PhotoHeader, read_bytes, read_header
+from retinafocus.photos import REDUCTIONS, PhotoHeader, read_bytes, read_header
+from retinafocus.reading import read_start
+from retinafocus.storage import OBJECT_SCHEMES, StorageConfig, uri_scheme
 
 SAMPLED_HEADERS = 16
 
 # What a photo costs depends on what is on it, so several are looked at, but nobody waits long for a forecast.
 LOOKED_AT = 6
 SECONDS_OF_LOOKING = 8.0
+
+# Looked at before the first photo: it pays for memory, threads and the engine's preparation, and costs the same
+# whatever the archive holds.
+WARM_UP = (540, 960, 3)
 
 # Most headers lie in the first bytes of a file.
 HEADER_BYTES = 1 << 18
@@ -53,9 +60,11 @@ class SampledPhoto:
     """What a photo's first bytes tell."""
 
     header: PhotoHeader
-    decoded_bytes: int
+    file_bytes: int
+    decoded_bytes: dict[int, int]
+    """Peak memory of decoding it at once, by the reduction in the decoder; see `footprint`."""
     streamed_bytes: int
-    """Peak memory of decoding it whole, and in strips; see `footprint`."""
+    """The same in strips, without the tiles that are open."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -105,7 +114,9 @@ class Calibration:
         return {step: self.seconds[step] * shares[step] for step in STEPS}
 
 
-def forecast(manifest: pa.Table, weights: str, config: DetectorConfig, workers: Workers) -> Forecast:
+def forecast(
+    manifest: pa.Table, weights: str, config: DetectorConfig, workers: Workers, storage: StorageConfig | None = None
+) -> Forecast:
     """Read headers spread over the archive, look at a few of those photos, and multiply.
 
     Args:
@@ -113,13 +124,14 @@ def forecast(manifest: pa.Table, weights: str, config: DetectorConfig, workers: 
         weights: path of the weights.
         config: what to look for.
         workers: the run's workers.
+        storage: how object stores are reached.
 
     Returns:
         The forecast; zero seconds where none of the sampled photos can be read.
     """
     detector = Detector.from_pretrained(weights, config)
-    sample = read_headers(manifest, SAMPLED_HEADERS)
-    calibration = calibrate(detector, list(sample.photos))
+    sample = read_headers(manifest, SAMPLED_HEADERS, storage)
+    calibration = calibrate(detector, list(sample.photos), storage)
     photo_pixels, planned = mean_pixels(sample, detector)
     per_photo = sum(calibration.expected_seconds(photo_pixels, planned).values())
     return Forecast(
@@ -133,14 +145,14 @@ def forecast(manifest: pa.Table, weights: str, config: DetectorConfig, workers: 
     )
 
 
-def read_headers(manifest: pa.Table, most: int) -> Sample:
+def read_headers(manifest: pa.Table, most: int, storage: StorageConfig | None = None) -> Sample:
     """Headers of at most so many photos, spread evenly over the archive."""
     photos = manifest.num_rows
     chosen = np.unique(np.linspace(0, photos - 1, min(photos, most)).astype(int))
     sample = Sample()
     for uri in manifest.column("uri").take(pa.array(chosen)).to_pylist():
         try:
-            sample.photos[uri] = _read_photo(uri)
+            sample.photos[uri] = _read_photo(uri, storage)
         except PhotoError as error:
             sample.failed[error.status] += 1
         except Exception:  # whatever is wrong with this photo, its row in the run will say it
@@ -157,21 +169,21 @@ def mean_pixels(sample: Sample, detector: Detector) -> tuple[float, float]:
     return float(np.mean([photo.pixels for photo in photos])), float(np.mean(planned))
 
 
-def calibrate(detector: Detector, uris: Sequence[str]) -> Calibration:
+def calibrate(detector: Detector, uris: Sequence[str], storage: StorageConfig | None = None) -> Calibration:
     """Look at `LOOKED_AT` photos, spread evenly, or fewer if that takes longer than `SECONDS_OF_LOOKING`.
 
     What cannot be looked at is passed over, and another photo taken for it.
     """
-    calibration, warm, started = Calibration(), False, perf_counter()
+    calibration = Calibration()
+    if uris:
+        detector.detect(np.zeros(WARM_UP, np.uint8))
+    started = perf_counter()
     spread = np.unique(np.linspace(0, len(uris) - 1, min(len(uris), LOOKED_AT)).astype(int)).tolist()
     for number in dict.fromkeys([*spread, *range(len(uris))]):
         if calibration.looked_at == LOOKED_AT or perf_counter() - started > SECONDS_OF_LOOKING:
             break
         try:
-            data = read_bytes(uris[number])
-            if not warm:  # the first look also pays for memory, threads and the engine's preparation
-                detector.look(detector.prepare(data))
-                warm = True
+            data = read_bytes(uris[number], storage)
             result = detector.look(detector.prepare(data))
         except SettingsError:
             raise
@@ -187,17 +199,24 @@ def calibrate(detector: Detector, uris: Sequence[str]) -> Calibration:
     return calibration
 
 
-def _read_photo(uri: str) -> SampledPhoto:
+def _read_photo(uri: str, storage: StorageConfig | None) -> SampledPhoto:
     """What a photo's header tells, from the first bytes of its file where they suffice."""
-    if os.path.isfile(uri):
+    if os.path.isfile(uri) or uri_scheme(uri) in OBJECT_SCHEMES:
         # Otherwise the header lies further on, or something is wrong: the whole file decides what.
-        with contextlib.suppress(OSError, PhotoError), open(uri, "rb") as file:
-            return _sampled(file.read(HEADER_BYTES))
-    return _sampled(read_bytes(uri))
+        with contextlib.suppress(OSError, PhotoError, SettingsError, struct.error):
+            return _sampled(*read_start(uri, HEADER_BYTES, storage))
+    data = read_bytes(uri, storage)
+    return _sampled(data, len(data))
 
 
-def _sampled(data: bytes) -> SampledPhoto:
+def _sampled(data: bytes, size: int) -> SampledPhoto:
+    """What the first bytes of a file of that size tell."""
     header = read_header(data)
     return SampledPhoto(
-        header=header, decoded_bytes=decoded_bytes(header, data), streamed_bytes=streamed_bytes(header, data)
+        header=header,
+        file_bytes=size,
+        decoded_bytes={
+            reduction: decoded_bytes(header, data, file_bytes=size, reduction=reduction) for reduction in REDUCTIONS
+        },
+        streamed_bytes=streamed_bytes(header, data, file_bytes=size),
     )

@@ -8,32 +8,26 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import psutil
 import pyarrow as pa
 
 from pipelines.forecast import Calibration, Sample, SampledPhoto, calibrate, mean_pixels, read_headers
-from pipelines.inventory import list_photos, manifest_table
+from pipelines.inventory import InventoryConfig, list_photos, manifest_table
 from pipelines.report import duration
+from pipelines.worker_memory import worker_bytes
 from pipelines.workers import CPU_THREADS, Workers, resolve_workers
 from retinafocus.cascade import STEPS
 from retinafocus.detector import Detector, DetectorConfig
 from retinafocus.errors import SettingsError
 from retinafocus.levels import Level, LevelPlan
 from retinafocus.sources import plan_decoding
+from retinafocus.storage import StorageConfig
 
 # Of a large archive so many headers are read: enough for averages, and seconds even on slow storage.
 SAMPLED_HEADERS = 400
-
-# Bytes for each pixel that goes through the network at once, on a CPU: measured for the small backbone alone.
-NETWORK_BYTES = {"mobilenet025": 46}
-
-PIXEL_BYTES = 3
-
-# Photos that are decoded, or wait decoded, while the network looks at another: `stages.StageConfig.read_ahead`.
-WAITING = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +44,8 @@ class PlanJob:
     """`N`, `cpu=N` or `gpu=N`; None fills the machine."""
     gpu_seconds: Sequence[float] = ()
     """What a GPU takes for a photo, where that is known: one for all detectors, or one for each."""
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    """How object stores are reached."""
 
     def __post_init__(self) -> None:
         if len(self.gpu_seconds) not in (0, 1, len(self.detectors)):
@@ -83,7 +79,8 @@ class Price:
 
     @property
     def cores(self) -> int | None:
-        """CPU cores that decode as fast as one GPU looks; None where that is not known."""
+        """Fewest CPU cores that decode as fast as one GPU looks, by the time one photo takes with nothing beside it;
+        None where that is not known."""
         if self.gpu_seconds is None or not self.calibration.looked_at:
             return None
         return math.ceil(self.seconds["decode"] / self.gpu_seconds)
@@ -96,19 +93,21 @@ def plan_report(job: PlanJob) -> str:
         SettingsError, WeightsError: as `retinafocus detect` would.
     """
     workers = resolve_workers(job.workers, job.detectors[0].device)
-    inventory = list_photos(job.inputs)
+    inventory = list_photos(job.inputs, InventoryConfig(storage=job.storage))
     manifest = manifest_table(inventory)
-    sample = read_headers(manifest, SAMPLED_HEADERS)
+    sample = read_headers(manifest, SAMPLED_HEADERS, job.storage)
     prices, program, engine = [], 0, ""
     for number, config in enumerate(job.detectors):
         config = replace(config, device=workers.device, threads=CPU_THREADS)
         detector = Detector.from_pretrained(job.weights, config)
         # Before the first photo the process holds what any worker does: libraries and weights.
         program = program or psutil.Process().memory_info().rss
-        engine = f"{detector.preset.name}, {detector.engine.name} on {detector.engine.device}"
+        engine = (
+            f"{detector.preset.name}, {detector.engine.name} on {detector.engine.device}, {detector.engine.precision}"
+        )
         if sample.photos:
             given = job.gpu_seconds[number % len(job.gpu_seconds)] if job.gpu_seconds else None
-            prices.append(price(sample, detector, given))
+            prices.append(price(sample, detector, given, job.storage))
     lines = [
         *_archive_words(manifest, sample),
         f"weights  {engine}",
@@ -120,7 +119,7 @@ def plan_report(job: PlanJob) -> str:
     return "\n".join([*lines, *_table(prices, manifest.num_rows, workers, program), *_notes(prices)])
 
 
-def price(sample: Sample, detector: Detector, gpu_seconds: float | None) -> Price:
+def price(sample: Sample, detector: Detector, gpu_seconds: float | None, storage: StorageConfig | None = None) -> Price:
     """What a detector's settings cost.
 
     Args:
@@ -131,7 +130,7 @@ def price(sample: Sample, detector: Detector, gpu_seconds: float | None) -> Pric
     config, preset = detector.config, detector.preset
     sizes = Counter(photo.size for photo in sample.photos.values())
     plans = {size: config.cascade.plan(size, config.min_face, preset) for size in sizes}
-    calibration = calibrate(detector, list(sample.photos))
+    calibration = calibrate(detector, list(sample.photos), storage)
     photo_pixels, planned = mean_pixels(sample, detector)
     seconds = calibration.expected_seconds(photo_pixels, planned)
     if gpu_seconds is None and detector.engine.device != "cpu" and calibration.looked_at:
@@ -142,7 +141,7 @@ def price(sample: Sample, detector: Detector, gpu_seconds: float | None) -> Pric
         plan=plans[sizes.most_common(1)[0][0]],
         planned_pixels=planned,
         decoding=Counter(_decoding_words(photo, plan, config) for photo, plan in photos),
-        memory_bytes=_memory(photos, detector),
+        memory_bytes=worker_bytes(photos, detector),
         calibration=calibration,
         seconds=seconds,
         gpu_seconds=gpu_seconds,
@@ -156,27 +155,6 @@ def _decoding_words(photo: SampledPhoto, plan: LevelPlan, config: DetectorConfig
     if decoding.once:
         return f"{_reduced(decoding.fine)} at once"
     return f"{_reduced(decoding.coarse)}, then {_reduced(decoding.fine)} on demand"
-
-
-def _memory(photos: Sequence[tuple[SampledPhoto, LevelPlan]], detector: Detector) -> int | None:
-    """Bytes for the network and for decoded photos, where the largest ones meet."""
-    config = detector.config
-    decoding, held, network = [], [], []
-    for photo, plan in photos:
-        network.append(min(plan.finest.pixels, config.cascade.network_pixels))
-        if photo.pixels > config.max_pixels:
-            decoding.append(photo.streamed_bytes)
-            held.append(PIXEL_BYTES * network[-1])
-            continue
-        reduction = plan_decoding(photo.header, plan, config.cascade.finer_looks).fine
-        decoding.append(photo.decoded_bytes)
-        # Twice: a level is made of it, of its own size at most.
-        held.append(2 * PIXEL_BYTES * photo.pixels // reduction**2)
-    decoded = WAITING * max(decoding) + max(held)
-    if detector.engine.device != "cpu":
-        return decoded
-    each = NETWORK_BYTES.get(detector.preset.backbone)
-    return None if each is None else decoded + each * max(network)
 
 
 def _reduced(reduction: int) -> str:
@@ -264,7 +242,7 @@ def _memory_words(price: Price, program: int) -> str:
 def _cores_words(price: Price) -> str:
     if price.cores is None:
         return "not known"
-    return f"{price.cores} ({price.seconds['decode']:.3f} / {price.gpu_seconds:.4f} s)"
+    return f"{price.cores} or more ({price.seconds['decode']:.3f} / {price.gpu_seconds:.4f} s)"
 
 
 def _notes(prices: Sequence[Price]) -> list[str]:
@@ -274,7 +252,10 @@ def _notes(prices: Sequence[Price]) -> list[str]:
     looked_at = ", ".join(str(price.calibration.looked_at) for price in prices)
     lines.append(f"note     expected pixels and times are from {looked_at} photos looked at, one after another")
     if any(price.cores is not None for price in prices):
-        lines.append("note     cores to feed one GPU: decoding a photo on one core / what the GPU takes for it")
+        lines.append(
+            "note     cores to feed one GPU: decoding a photo on one core, nothing beside it, / what the GPU takes for "
+            "it; photos decoded side by side share the memory's speed and take longer"
+        )
     if any(price.gpu_seconds is None for price in prices):
         lines.append("note     no GPU here: for the cores that feed one, give --gpu-seconds, what it takes for a photo")
     if any("over max-pixels" in price.decoding for price in prices):

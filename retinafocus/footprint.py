@@ -1,7 +1,7 @@
-"""How much memory the pixels of a photo take, from its header: decoded whole, or in strips.
+"""How much memory a photo takes: its pixels, from its header, decoded whole or in strips; and the network on them.
 
-Both are peaks beyond the file's own bytes, as measured with the decoders of `photos` and `strips`; the tests hold them
-against the peak of a process.
+All are peaks beyond the file's own bytes, as measured with the decoders of `photos` and `strips` and with the engines;
+the tests hold them against the peak of a process.
 """
 
 from __future__ import annotations
@@ -23,44 +23,61 @@ _ROW_BY_ROW = (1, 2, 3, 4, 5, 8, 32773, 32946)
 # A JPEG's reduced picture that is held for the coarse levels: one of so many pixels.
 _COARSEST = 64
 
+# Bytes of a CPU engine for each pixel that goes through a backbone at once, in float32 unless it says otherwise, as
+# measured; docs/engines.md repeats them.
+NETWORK_BYTES = {
+    ("mobilenet025", "torch"): 63,
+    ("mobilenet025", "openvino"): 61,
+    ("mobilenet025", "openvino int8"): 31,
+    ("mobilenet025", "onnx"): 49,
+}
 
-def decoded_bytes(header: PhotoHeader, data: bytes) -> int:
-    """Peak memory of decoding a photo whole, in bytes.
+
+def decoded_bytes(header: PhotoHeader, data: bytes, *, file_bytes: int | None = None, reduction: int = 1) -> int:
+    """Peak memory of decoding a photo at once, in bytes.
 
     Args:
         header: what `read_header` gave for the data.
-        data: the whole file. Only its header is read.
+        data: the file, or its beginning as far as the header goes; no more of it is read.
+        file_bytes: size of the file; None where `data` is all of it.
+        reduction: 1, 2, 4 or 8, by the JPEG decoder; other formats are decoded whole.
     """
-    pixels = header.height * header.width
     if header.format != "jpeg":
-        return pixels * _WHOLE[header.format] + len(data) * (header.format == "png")
+        pixels = header.height * header.width
+        return pixels * _WHOLE[header.format] + (len(data) if file_bytes is None else file_bytes) * (
+            header.format == "png"
+        )
+    pixels = -(-header.height // reduction) * -(-header.width // reduction)
     # A transposed copy, then a mirrored one, beside the decoded picture; CMYK beside RGB.
     copies = 1 + (header.orientation >= 5) + (header.orientation in (2, 3, 4, 6, 7, 8))
     return pixels * (3 * copies + 4 * (len(jpeg_frame(data)[1]) == 4)) + _coefficient_bytes(header, data)
 
 
-def streamed_bytes(header: PhotoHeader, data: bytes, *, open_pixels: int = 0) -> int:
+def streamed_bytes(header: PhotoHeader, data: bytes, *, file_bytes: int | None = None, open_pixels: int = 0) -> int:
     """Peak memory of `streams.StreamedPhoto`, in bytes.
 
     Args:
         header: of a photo that can be decoded in strips.
-        data: the whole file. Only its header is read.
+        data: the file, or its beginning as far as the header goes; no more of it is read.
+        file_bytes: size of the file; None where `data` is all of it.
         open_pixels: level pixels of the rectangles that are begun and not ended at a time.
     """
-    return _STREAM_FIXED + _STREAM_ROWS * _row_bytes(header, data) + 3 * open_pixels + held_bytes(header, data)[0]
+    held, _ = held_bytes(header, data, file_bytes=file_bytes)
+    return _STREAM_FIXED + _STREAM_ROWS * _row_bytes(header, data) + 3 * open_pixels + held
 
 
-def held_bytes(header: PhotoHeader, data: bytes) -> tuple[int, str]:
+def held_bytes(header: PhotoHeader, data: bytes, *, file_bytes: int | None = None) -> tuple[int, str]:
     """What must be held at once although the photo is decoded in strips: bytes, and what it is, in words."""
     height, width = header.stored_size
+    size = len(data) if file_bytes is None else file_bytes
     if header.format == "jpeg":
         coarsest = 3 * (3 * height * width // _COARSEST)  # and two more of it: turned, and shrunk
-        copied = len(data) if height % 4 or width % 4 else 0  # to state another size in it: see `strips`
         what = "a progressive JPEG, whose coefficients must all be kept," if header.progressive else "the file's copy"
-        return _coefficient_bytes(header, data) + coarsest + copied, what
+        return _coefficient_bytes(header, data) + coarsest + size, what  # and a copy without metadata: see `strips`
     if header.format == "png":
         interlaced = data[28] == 1  # no row is whole until the last pass
-        return interlaced * height * _row_bytes(header, data), "an interlaced PNG"
+        # The file's copy without metadata.
+        return size + interlaced * height * _row_bytes(header, data), "an interlaced PNG" if interlaced else "its copy"
     if header.format == "tiff":
         return _tiff_unit(data, _row_bytes(header, data)), "a strip or row of tiles of this TIFF"
     return 0, "nothing"

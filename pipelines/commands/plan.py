@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
-from pipelines.commands.command import EXIT_OK, Verbs, add_detector_options, add_verb
+from pipelines.commands.command import (
+    EXIT_OK,
+    Verbs,
+    add_detector_options,
+    add_storage_options,
+    add_verb,
+    storage_config,
+)
 
 PLAN_EPILOG = """\
 examples:
@@ -33,6 +41,7 @@ def add(verbs: Verbs) -> None:
         "--gpu-seconds", nargs="+", metavar="S",
         help="what a GPU takes for a photo, for all or for each --min-face (default: measured where there is one)",
     )  # fmt: skip
+    add_storage_options(parser)
     parser.set_defaults(verb=_plan)
 
 
@@ -47,17 +56,30 @@ def _plan(options: argparse.Namespace) -> int:
     seconds, after_seconds = _numbers(options.gpu_seconds or ())
     inputs = [*options.inputs, *after_faces, *after_seconds]
     if not inputs:
-        raise SettingsError("there is no INPUT; name a folder, photos, a glob or a list of photos")
+        raise SettingsError(_no_input([*(options.min_face or ()), *(options.gpu_seconds or ())]))
     if options.min_face and not faces:
         raise SettingsError(f"min-face is {options.min_face[0]!r}; give sizes in pixels")
     values = vars(options)
     sizes = faces or [DetectorConfig().min_face]
     detectors = [detector_config(argparse.Namespace(**{**values, "min_face": size})) for size in sizes]
     job = PlanJob(
-        inputs=inputs, detectors=detectors, weights=options.weights, workers=options.workers, gpu_seconds=seconds
+        inputs=inputs,
+        detectors=detectors,
+        weights=options.weights,
+        workers=options.workers,
+        gpu_seconds=seconds,
+        storage=storage_config(options),
     )
     print(plan_report(job))
     return EXIT_OK
+
+
+def _no_input(numbers: Sequence[str]) -> str:
+    """What is missing; a folder named like a number was taken for one."""
+    named = [word for word in numbers if Path(word).exists()]
+    if not named:
+        return "there is no INPUT; name a folder, photos, a glob or a list of photos"
+    return f"there is no INPUT: {named[-1]} was read as a number; if it is the folder, write ./{named[-1]}"
 
 
 def _numbers(words: Sequence[str]) -> tuple[list[float], list[str]]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +16,13 @@ import pytest
 from PIL import Image
 
 from pipelines import cli
-from pipelines.forecast import Calibration, calibrate, read_headers
+from pipelines.forecast import HEADER_BYTES, WARM_UP, Calibration, calibrate, read_headers
 from pipelines.inventory import list_photos, manifest_table
 from pipelines.plan_report import PlanJob, Price, plan_report, price
+from pipelines.worker_memory import FIRST_USE, worker_bytes
 from retinafocus import Detector, DetectorConfig
 from retinafocus.errors import SettingsError
+from retinafocus.footprint import decoded_bytes, streamed_bytes
 from retinafocus.levels import plan_levels
 
 
@@ -114,9 +120,97 @@ def test_price_of_one_4k_photo(tiny_weights: Path, tmp_path: Path) -> None:
     assert made.planned_pixels == 68 * 120 + 270 * 480
     assert made.calibration.expected_pixels(made.planned_pixels) == made.planned_pixels  # no focus branch: every level
     assert made.decoding == {"1/8 at once": 1}
-    # Two decoded whole, one held at 1/8 with a level of it, and the network on its largest input.
-    assert made.memory_bytes == 2 * 3 * 2160 * 3840 + 2 * 3 * 270 * 480 + 46 * 270 * 480
+    # Two at 1/8 with the levels below (4/3), a third and its picture, the network on that, three files.
+    pixels = 270 * 480
+    files = 3 * (tmp_path / "4k.jpg").stat().st_size
+    assert made.memory_bytes == FIRST_USE + files + 2 * 4 * pixels + 4 * pixels + 3 * pixels + 63 * pixels
     assert made.gpu_seconds is None
+
+
+# A worker as `stages` runs it: two photos read ahead on threads, a third looked at.
+WORKER = """
+import json, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import psutil
+from pipelines.forecast import read_headers
+from pipelines.inventory import list_photos, manifest_table
+from pipelines.worker_memory import worker_bytes
+from retinafocus import Detector, DetectorConfig
+from retinafocus.cascade import CascadeConfig
+folder, weights = sys.argv[1:]
+config = DetectorConfig(device="cpu", engine="torch", threads=1, cascade=CascadeConfig(mode="exhaustive"))
+detector = Detector.from_pretrained(weights, config)
+program = psutil.Process().memory_info().rss
+sample = read_headers(manifest_table(list_photos([folder])), 10)
+plans = [(photo, config.cascade.plan(photo.size, 20, detector.preset)) for photo in sample.photos.values()]
+with ThreadPoolExecutor(2) as pool:
+    prepared = [pool.submit(detector.prepare, Path(uri).read_bytes()) for uri in sample.photos]
+    detector.look(prepared.pop(0).result())
+peak = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(json.dumps({"taken": peak - program, "predicted": worker_bytes(plans, detector)}))
+"""
+
+
+def test_predicted_memory_of_a_worker_is_above_its_peak_and_below_twice_that(
+    tiny_weights: Path, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1440, 2560, 3), dtype=np.uint8)
+    for number in range(3):
+        Image.fromarray(noise).save(tmp_path / f"{number}.jpg", quality=80)
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER, str(tmp_path), str(tiny_weights)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["taken"] <= found["predicted"] <= 2 * found["taken"], found
+
+
+def test_only_the_beginning_of_a_file_is_read_but_its_size_counts(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (400, 401, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.png")
+    Image.fromarray(noise).save(tmp_path / "large.jpg", quality=100)
+    for path in tmp_path.iterdir():
+        data = path.read_bytes()
+        sample = read_headers(manifest_table(list_photos([str(path)])), 1)
+        (photo,) = sample.photos.values()
+        assert len(data) > HEADER_BYTES
+        assert photo.file_bytes == len(data)
+        assert photo.decoded_bytes[1] == decoded_bytes(photo.header, data)
+        assert photo.streamed_bytes == streamed_bytes(photo.header, data)
+
+
+def test_network_whose_memory_was_not_measured_is_not_guessed(tiny_weights: Path, archive: Path) -> None:
+    detector = Detector.from_pretrained(tiny_weights, DetectorConfig(device="cpu", engine="torch", threads=1))
+    detector.preset = replace(detector.preset, backbone="resnet50")
+    sample = read_headers(manifest_table(list_photos([str(archive)])), 1)
+    photos = [
+        (photo, detector.config.cascade.plan(photo.size, 20, detector.preset)) for photo in sample.photos.values()
+    ]
+    assert worker_bytes(photos, detector) is None
+
+
+def test_first_photo_is_looked_at_once(archive: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = Detector.from_pretrained(tiny_weights, DetectorConfig(device="cpu", engine="torch", threads=1))
+    sizes: list[tuple[int, int]] = []
+    look = detector.look
+    monkeypatch.setattr(detector, "look", lambda photo: (sizes.append(photo.plan.photo_size), look(photo))[1])
+    calibrate(detector, [str(archive / "day2" / "photo-00.jpg")])
+    assert sizes == [WARM_UP[:2], (120, 160)]
+    sizes.clear()
+    calibrate(detector, [])
+    assert not sizes
+
+
+def test_folder_named_like_a_number_is_not_taken_for_a_size_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "2024").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["plan", "--min-face", "20", "2024"]) == 2
+    assert "there is no INPUT: 2024 was read as a number; if it is the folder, write ./2024" in capsys.readouterr().err
+    assert cli.main(["plan", "--min-face", "20", "./2024"]) == 2  # empty, but taken
+    assert "no INPUT" not in capsys.readouterr().err
 
 
 def test_headers_are_spread_over_the_archive(archive: Path) -> None:

@@ -1,0 +1,74 @@
+"""How much memory a worker of a job takes at its peak, from the headers of its photos and the settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pipelines.forecast import SampledPhoto
+from retinafocus.cascade import MAX_DECODERS
+from retinafocus.detector import Detector
+from retinafocus.footprint import NETWORK_BYTES
+from retinafocus.levels import LevelPlan
+from retinafocus.sources import plan_decoding
+
+PIXEL_BYTES = 3
+
+# Photos that are decoded, or wait decoded, while the network looks at another: `stages.StageConfig.read_ahead`. An
+# engine that looks at several has two more groups of them.
+WAITING = 2
+GROUPS_WAITING = 2
+
+# What libraries take when they are first used, and the candidates of a photo: 20 to 75 MB with the three CPU engines.
+FIRST_USE = 80_000_000
+
+
+def worker_bytes(photos: Sequence[tuple[SampledPhoto, LevelPlan]], detector: Detector) -> int | None:
+    """Expected peak of a worker, beside the program itself, where the largest photos meet.
+
+    Args:
+        photos: of the job, each with its levels; one at least.
+        detector: of the worker.
+
+    Returns:
+        Bytes of the files, of their pixels and of the network; on a GPU those of the CPU's memory alone. None where the
+        network's share has not been measured.
+    """
+    engine, batch = detector.engine, detector.engine.batch
+    each = 0
+    if engine.device == "cpu":
+        name = engine.name if engine.precision == "float32" else f"{engine.name} {engine.precision}"
+        if (detector.preset.backbone, name) not in NETWORK_BYTES:
+            return None
+        each = NETWORK_BYTES[detector.preset.backbone, name]
+    waiting = WAITING if batch == 1 else GROUPS_WAITING * batch
+    decoders = min(waiting, WAITING if batch == 1 else MAX_DECODERS)
+    decoding, held, looked_at = zip(*(_photo_bytes(photo, plan, detector) for photo, plan in photos), strict=True)
+    shown = max(min(plan.finest.pixels, detector.config.cascade.network_pixels) for _, plan in photos)
+    files = (waiting + batch) * max(photo.file_bytes for photo, _ in photos)
+    pixels = decoders * max(decoding) + (waiting - decoders) * max(held) + batch * max(looked_at)
+    # A batch is cut from its photos, and put together once more: as many pixels as one large picture has.
+    pictures = PIXEL_BYTES * shown * (1 if batch == 1 else 2)
+    taken: int = FIRST_USE + files + pixels + pictures + each * shown
+    return taken
+
+
+def _photo_bytes(photo: SampledPhoto, plan: LevelPlan, detector: Detector) -> tuple[int, int, int]:
+    """Of a photo beside its file: while it is prepared, while it waits, and while it is looked at."""
+    config = detector.config
+    if photo.pixels > config.max_pixels:
+        # Two rows of tiles are open at a time where they overlap; as `cascade.prepare` counts.
+        height, width = plan.finest.size
+        tiles = PIXEL_BYTES * 2 * min(height, math.isqrt(config.cascade.network_pixels)) * width
+        return photo.streamed_bytes, photo.streamed_bytes, photo.streamed_bytes + tiles
+    decoding = plan_decoding(photo.header, plan, config.cascade.finer_looks)
+    coarse, fine = (_pyramid_bytes(photo, reduction) for reduction in (decoding.coarse, decoding.fine))
+    prepared = max(photo.decoded_bytes[decoding.coarse], coarse)
+    if decoding.once:
+        return prepared, coarse, fine
+    return prepared, coarse, max(coarse + photo.decoded_bytes[decoding.fine], fine)
+
+
+def _pyramid_bytes(photo: SampledPhoto, reduction: int) -> int:
+    """The photo at that scale, halved again and again: a third more."""
+    return 4 * PIXEL_BYTES * photo.pixels // reduction**2 // 3
