@@ -72,14 +72,14 @@ def main() -> None:
     print(f"{machine()}\n\n{describe(sets)}", flush=True)
     everything: Rows = []
     for min_face in options.min_face:
-        settings = Settings(weights=options.weights, engine=options.engine, min_face=min_face)
+        settings = settings_of(options, min_face)
         rows: Rows = []
         for name, photos in sets.items():
             timed = measured({way: make_way(way, settings) for way in (*DECODERS, *options.ways)}, photos, options)
             rows += [{"set": name, "min_face": min_face, **row} for row in timed]
             found = answers(options.ways, settings, photos)
             memory = {way: peak_memory(way, settings, photos) for way in (*DECODERS, *options.ways)}
-            print(f"### {name}, faces from {min_face:g} px, {options.engine}\n", flush=True)
+            print(f"### {name}, faces from {min_face:g} px, {options.engine}, {options.precision}\n", flush=True)
             print(_table(timed, found, memory, photos, min_face, options.at_score), flush=True)
         if {"whole", "exhaustive", "focus"} <= set(options.ways):
             print(f"### by chips, faces from {min_face:g} px\n\n{_by_chips(rows)}", flush=True)
@@ -91,7 +91,13 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     """What every benchmark of the cascade takes."""
     parser.add_argument("--weights", help="weights file (default: the ones that ship)")
     parser.add_argument("--engine", default="auto", help="of all rows: auto, torch, openvino ... (default: auto)")
+    parser.add_argument("--precision", default="float32", help="of all rows: float32 or int8 (default: float32)")
     parser.add_argument("--repeats", type=int, default=3, help="times each photo is looked at (default: 3)")
+
+
+def settings_of(options: argparse.Namespace, min_face: float) -> Settings:
+    """What `add_settings` was told."""
+    return Settings(weights=options.weights, engine=options.engine, precision=options.precision, min_face=min_face)
 
 
 def machine() -> str:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks.cascade import add_settings, floor_of, machine, mean_of, measured, peak_memory
+from benchmarks.cascade import add_settings, floor_of, machine, mean_of, measured, peak_memory, settings_of
 from benchmarks.mosaics import SIZES, add_arguments, made_sets
-from benchmarks.ways import DECODERS, Settings, make_way, usable_ways
+from benchmarks.ways import DECODERS, make_way, usable_ways
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="default: all three")
     parser.add_argument("--ways", nargs="+", choices=usable_ways(), default=["exhaustive", "tiles", "focus"])
     options = parser.parse_args()
-    settings = Settings(weights=options.weights, engine=options.engine, min_face=options.min_face)
+    settings = settings_of(options, options.min_face)
     print(f"{machine()}\n", flush=True)
     print("| set | size | way | core-s | s | of a decode | network Mpx | of the finest level | peak MiB |")
     print("|---|---:|---|---:|---:|---:|---:|---:|---:|", flush=True)

@@ -2,9 +2,10 @@
 
     python -m benchmarks.tradeoff FACES --backgrounds FACES MORE -o OUT [--thresholds 0.1 ...] [--min-chips 48 ...]
 
-On the pictures of `benchmarks.mosaics`, every threshold with every smallest chip, beside the exhaustive pyramid and the
-whole pass. Writes `tradeoff.png`, a column of plots for each density, and `tradeoff.parquet`, a row for each point with
-its settings, and prints the same as a table. How times and quality are measured: see `benchmarks.cascade`.
+On the pictures of `benchmarks.mosaics`, every threshold (half of it on the map of the coarsest level, as in the preset)
+with every smallest chip, beside the exhaustive pyramid and the whole pass. Writes `tradeoff.png`, a column of plots for
+each density, and `tradeoff.parquet`, a row for each point with its settings, and prints the same as a table. How times
+and quality are measured: see `benchmarks.cascade`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.cascade import add_settings, floor_of, machine, mean_of, measured, quality
+from benchmarks.cascade import add_settings, floor_of, machine, mean_of, measured, quality, settings_of
 from benchmarks.mosaics import add_arguments, describe, made_sets
 from benchmarks.ways import DECODERS, EVALUATION_SCORE, Settings, Way, library_way, make_way
 from pipelines.label_plots import require_matplotlib
@@ -79,13 +80,14 @@ def _ways(settings: Settings, options: argparse.Namespace) -> dict[str, tuple[Wa
         name: (make_way(name, settings), None, None) for name in REFERENCES
     }
     for threshold, side in itertools.product(options.thresholds, options.min_chips):
-        cascade = CascadeConfig(mode="focus", chips=(ChipConfig(threshold=threshold, min_chip=side),))
+        chips = (ChipConfig(threshold=threshold / 2, min_chip=side), ChipConfig(threshold=threshold, min_chip=side))
+        cascade = CascadeConfig(mode="focus", chips=chips)
         ways[f"focus {threshold:g} {side:g}"] = (library_way(settings, cascade), threshold, side)
     return ways
 
 
 def _points(name: str, photos: Sequence[LabelledPhoto], options: argparse.Namespace) -> list[Point]:
-    settings = Settings(weights=options.weights, engine=options.engine, min_face=options.min_face)
+    settings = settings_of(options, options.min_face)
     ways = _ways(settings, options)
     timed = {decoder: make_way(decoder, settings) for decoder in DECODERS} | {key: way[0] for key, way in ways.items()}
     rows = measured(timed, photos, options)

@@ -74,6 +74,7 @@ class Settings:
 
     weights: str | None = None
     engine: str = "auto"
+    precision: str = "float32"
     min_face: float = 20.0
     score_threshold: float = DetectorConfig().score_threshold
 
@@ -115,6 +116,7 @@ def _detector(settings: Settings) -> Detector:
         score_threshold=settings.score_threshold,
         device="cpu",
         engine=settings.engine,
+        precision=settings.precision,
         threads=1,
         cascade=CascadeConfig(mode="exhaustive"),
     )

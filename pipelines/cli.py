@@ -4,14 +4,34 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib import metadata
 
-from pipelines.commands import data, demo, detect, doctor, draw, evaluate, explain, export, plan, train, weights
-from pipelines.commands.command import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, fail
+from pipelines.commands import (
+    data,
+    demo,
+    detect,
+    doctor,
+    draw,
+    evaluate,
+    explain,
+    export,
+    forget,
+    index,
+    plan,
+    status,
+    train,
+    validate,
+    weights,
+)
+from pipelines.commands.command import EXIT_BUDGET, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, fail
+from pipelines.supervisor import Supervisor, stoppable, supervise
 
 # In the order of `--help`.
-VERBS = (detect, plan, draw, explain, evaluate, train, demo, data, weights, export, doctor)
+VERBS = (
+    detect, index, plan, status, validate, forget, draw, explain, evaluate, train, demo, data, weights, export, doctor,
+)  # fmt: skip
 
 DESCRIPTION = """\
 Find every face in archives of large photographs, and leave tables that can be queried.
@@ -23,15 +43,48 @@ Find every face in archives of large photographs, and leave tables that can be q
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb and return the exit code."""
+    """Run one verb and return the exit code.
+
+    Args:
+        arguments: None takes those of the process, and gives a verb that may be killed by a photo a process of its own.
+    """
     options = _parser().parse_args(arguments)
-    from retinafocus.errors import RetinaFocusError, SettingsError, WeightsError
+    if arguments is None and options.supervised:
+        return supervise("pipelines.cli:work", sys.argv)
+    return _run(options)
+
+
+def work() -> int:
+    """`main` in the process that `supervise` started."""
+    descriptor, restarts, *sys.argv = sys.argv
+    supervisor = Supervisor(int(descriptor))
+    try:
+        with stoppable():
+            options = _parser().parse_args(sys.argv[1:])
+            options.supervisor = supervisor
+            if "begun" in restarts:
+                options.existing = "resume"
+            if "careful" in restarts:
+                options.careful = True
+            code = _run(options)
+        sys.stdout.flush()
+    except BaseException:  # a mistake of ours, which would only happen again
+        traceback.print_exc()
+        code = EXIT_ERROR
+    supervisor.ended(code)
+    return code
+
+
+def _run(options: argparse.Namespace) -> int:
+    from retinafocus.errors import BudgetError, RetinaFocusError, SettingsError, WeightsError
 
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
         return verb(options)
     except (SettingsError, WeightsError) as error:
         return fail(EXIT_USAGE, f"{type(error).__name__}: {error}")
+    except BudgetError as error:
+        return fail(EXIT_BUDGET, f"{type(error).__name__}: {error}")
     except RetinaFocusError as error:
         return fail(EXIT_ERROR, f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
@@ -42,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="retinafocus", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    # Replaced by the verbs that run under a supervisor, and by `work`.
+    parser.set_defaults(supervised=False, supervisor=Supervisor())
     parser.add_argument("--version", action="version", version=f"retinafocus {metadata.version('retinafocus')}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in VERBS:

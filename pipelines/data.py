@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from pipelines.inventory import PHOTO_SUFFIXES
+from pipelines.folders import PHOTO_SUFFIXES
 from pipelines.report import Progress
 from retinafocus.datasets.checks import count_marked
 from retinafocus.datasets.coco import read_coco

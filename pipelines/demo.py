@@ -23,6 +23,7 @@ from torchvision.ops import box_iou
 from pipelines import detect, planning
 from pipelines.pictures import draw_run
 from pipelines.report import Progress, describe_plan, summary
+from pipelines.supervisor import stoppable
 from retinafocus.draw import save_picture
 from retinafocus.errors import SettingsError
 from retinafocus.runs import Run, open_run
@@ -72,7 +73,7 @@ def run_demo(options: argparse.Namespace) -> int:
     print(f"made {options.pictures} pictures of {WIDTH} x {HEIGHT} with {planted.num_rows} planted faces in {photos}\n")
     planned = planning.plan(job)
     print(describe_plan(planned))
-    with detect.stoppable():
+    with stoppable():
         finished = detect.run(planned, Progress())
     print(f"\n{summary(str(out), finished)}\n")
     pictures = folder / "annotated"

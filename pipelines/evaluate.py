@@ -14,9 +14,12 @@ from retinafocus.datasets.labelled import LabelledPhoto, read_parquet_folder
 from retinafocus.errors import RunError, SettingsError
 from retinafocus.evaluation.average_precision import PhotoDetections, PhotoTruth, score
 from retinafocus.runs import Run, open_run
+from retinafocus.storage import StorageConfig
 
 
-def evaluate_run(folder: str, labels: str, sources: Sequence[str] | None, table: str | None) -> str:
+def evaluate_run(
+    folder: str, labels: str, sources: Sequence[str] | None, table: str | None, storage: StorageConfig | None = None
+) -> str:
     """Score a run.
 
     Args:
@@ -24,6 +27,7 @@ def evaluate_run(folder: str, labels: str, sources: Sequence[str] | None, table:
         labels: a folder of labelled photos in the Parquet form (`images.parquet`, `labels.parquet`).
         sources: only photos of these sources; None takes all.
         table: also write the scores to this Parquet file.
+        storage: how object stores are reached, for the run.
 
     Returns:
         A Markdown table: AP at IoU 0.5 with its 95 % interval, over all faces and by size.
@@ -33,7 +37,7 @@ def evaluate_run(folder: str, labels: str, sources: Sequence[str] | None, table:
         RunError: labelled photos are not part of the run.
         LabelError: the labels cannot be read.
     """
-    run = open_run(folder)
+    run = open_run(folder, storage)
     photos = _chosen(read_parquet_folder(Path(labels)), sources)
     found = _detections(run)
     names = _names(run, Path(labels) / "images", photos)

@@ -15,6 +15,8 @@ from retinafocus.draw import save_picture
 from retinafocus.errors import PhotoError, RunError
 from retinafocus.explain import FLOOR, Explanation
 from retinafocus.explain_pictures import draw_close_up, draw_level, draw_overview
+from retinafocus.photos import read_bytes
+from retinafocus.storage import StorageConfig
 
 PAGE = "explain.html"
 
@@ -39,6 +41,8 @@ class ExplainJob:
     """What the run looks for."""
     at: tuple[float, float] | None = None
     """A point in pixels of the upright photo, to be explained in words and a close-up."""
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    """How object stores are reached."""
 
 
 def explain(job: ExplainJob) -> str:
@@ -54,7 +58,7 @@ def explain(job: ExplainJob) -> str:
     config = replace(job.detector, score_threshold=min(FLOOR, threshold), threads=CPU_THREADS)
     detector = Detector.from_pretrained(job.weights, config)
     try:
-        prepared, result = _look(detector, job.photo)
+        prepared, result = _look(detector, read_bytes(job.photo, job.storage))
         explanation = Explanation(result, detector.preset, config.cascade, threshold)
         words = explanation.words_at(*job.at) if job.at else []
         pictures = _draw(explanation, prepared, job)
@@ -99,7 +103,7 @@ def table_rows(explanation: Explanation, ms_prepare: float) -> list[list[str]]:
     ]
 
 
-def _look(detector: Detector, photo: str) -> tuple[PreparedPhoto, PhotoResult]:
+def _look(detector: Detector, photo: bytes) -> tuple[PreparedPhoto, PhotoResult]:
     """Looked at, and again where the first time would be slower for reasons of its own."""
     prepared = detector.prepare(photo)
     result = detector.look(prepared)
@@ -131,12 +135,12 @@ def _draw(explanation: Explanation, prepared: PreparedPhoto, job: ExplainJob) ->
 
 def _head(job: ExplainJob, explanation: Explanation, detector: Detector) -> list[str]:
     """What was looked at and how, in a few lines."""
-    plan, cascade = explanation.result.plan, explanation.cascade
+    plan, cascade, engine = explanation.result.plan, explanation.cascade, detector.engine
     height, width = plan.photo_size
     where = "closer looks where the focus map points" if cascade.uses_focus(detector.preset) else "every level whole"
     return [
         f"photo    {job.photo}, {width} x {height} px",
-        f"weights  preset {detector.preset.name}, {detector.engine.name} on {detector.engine.device}",
+        f"weights  preset {detector.preset.name}, {engine.name} on {engine.device}, {engine.precision}",
         f"looks    for faces from {plan.min_face:g} px and score {explanation.score_threshold:g}; {where}",
         f"found    {len(explanation.faces)} faces",
         *([f"note     {plan.not_found}"] if plan.not_found else []),

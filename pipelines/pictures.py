@@ -16,13 +16,16 @@ from retinafocus.errors import PhotoError, RunError, SettingsError
 from retinafocus.faces import Faces
 from retinafocus.photos import decode, read_bytes
 from retinafocus.runs import Run, open_run
+from retinafocus.storage import StorageConfig
 
 # (height, width) of a picture on the sheet, in pixels, and how many stand side by side.
 SHEET_CELL = (360, 480)
 SHEET_COLUMNS = 6
 
 
-def draw_run(folder: str, output: str, threshold: float | None, limit: int, sheet: bool) -> list[Path]:
+def draw_run(
+    folder: str, output: str, threshold: float | None, limit: int, sheet: bool, storage: StorageConfig | None = None
+) -> list[Path]:
     """Draw photos spread evenly over a run.
 
     Args:
@@ -31,6 +34,7 @@ def draw_run(folder: str, output: str, threshold: float | None, limit: int, shee
         threshold: lowest score drawn; None takes the display threshold of the run's weights.
         limit: how many photos.
         sheet: one contact sheet instead of one picture per photo.
+        storage: how object stores are reached, for the run and its photos.
 
     Returns:
         The files written.
@@ -41,7 +45,7 @@ def draw_run(folder: str, output: str, threshold: float | None, limit: int, shee
     """
     if limit < 1:
         raise SettingsError(f"limit is {limit}; choose 1 or more photos")
-    run = open_run(folder)
+    run = open_run(folder, storage)
     images = run.images()
     looked = images.filter(pc.equal(images.column("status"), "ok"))
     if not looked.num_rows:
@@ -55,18 +59,18 @@ def draw_run(folder: str, output: str, threshold: float | None, limit: int, shee
         raise RunError(f"{output}: cannot be made ({error.strerror}); choose another folder") from error
     if sheet:
         path = Path(output) / "sheet.jpg"
-        cells = [picture for _, picture in _draw(run, chosen, threshold, SHEET_CELL)]
+        cells = [picture for _, picture in _draw(run, chosen, threshold, SHEET_CELL, storage)]
         save_picture(path, contact_sheet(cells, SHEET_COLUMNS, SHEET_CELL))
         return [path]
     paths = []
-    for number, (uri, picture) in enumerate(_draw(run, chosen, threshold, None)):
+    for number, (uri, picture) in enumerate(_draw(run, chosen, threshold, None, storage)):
         paths.append(Path(output) / f"{number:04d}-{Path(uri).stem[:48]}.jpg")
         save_picture(paths[-1], picture)
     return paths
 
 
 def _draw(
-    run: Run, images: pa.Table, threshold: float, fit: tuple[int, int] | None
+    run: Run, images: pa.Table, threshold: float, fit: tuple[int, int] | None, storage: StorageConfig | None
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Each photo's uri and its annotated pixels, shrunk to `fit` (height, width) before the lines are drawn."""
     table = run.faces()
@@ -74,7 +78,7 @@ def _draw(
         mine = table.filter(pc.equal(table.column("image_id"), row["image_id"]))
         faces = Faces.from_arrow(mine).above(threshold)
         try:
-            pixels = decode(read_bytes(row["uri"]))
+            pixels = decode(read_bytes(row["uri"], storage))
         except PhotoError as error:
             raise RunError(f"{row['uri']}: cannot be drawn any more: {error.reason}") from error
         scale = min(1.0, *(limit / side for limit, side in zip(fit, pixels.shape[:2], strict=True))) if fit else 1.0

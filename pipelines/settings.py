@@ -50,7 +50,7 @@ def read_settings(kind: type[Config], path: Path, overrides: Sequence[str] = (),
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read as settings ({error}); ready ones are in configs/") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:  # the latter for thousands of brackets
         raise SettingsError(f"{path}: this is no TOML: {error}") from error
     overridden = set()
     for override in overrides:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from retinafocus.storage import StorageConfig
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 # What the process ends with.
-EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 4
+EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_BUDGET, EXIT_INTERRUPTED = 0, 1, 2, 3, 4
+
+
+def say(message: str) -> None:
+    """A line on stderr."""
+    print(f"retinafocus: {message}", file=sys.stderr)
 
 
 def fail(code: int, message: str) -> int:
     """Say why on stderr; the exit code."""
-    print(f"retinafocus: {message}", file=sys.stderr)
+    say(message)
     return code
 
 
@@ -51,6 +59,40 @@ def add_detector_options(parser: argparse.ArgumentParser, *, min_face: bool = Tr
         help="the library that runs it (default: auto, openvino on a CPU where it is installed, else torch)",
     )  # fmt: skip
     parser.add_argument(
+        "--precision", choices=("float32", "int8", "float16", "bfloat16"),
+        help="what it computes in: int8 is faster with openvino on a CPU, the 16-bit ones on GPUs (default: float32)",
+    )  # fmt: skip
+    parser.add_argument(
         "--max-pixels", type=int, metavar="N",
         help="most pixels decoded at once; larger photos are read in strips where they can be (default: 134217728)",
     )  # fmt: skip
+
+
+def add_root_options(parser: argparse.ArgumentParser) -> None:
+    """What identities are relative to, for the verbs that list photos."""
+    parser.add_argument(
+        "--root", metavar="DIR",
+        help="what the photos' identities are relative to; entries of lists may not lead out of it (default: INPUT, or "
+        "the deepest folder common to all photos)",
+    )  # fmt: skip
+    parser.add_argument("--allow-outside", action="store_true", help="admit photos outside --root, under whole names")
+
+
+def add_storage_options(parser: argparse.ArgumentParser) -> None:
+    """How object stores are reached: what `storage_config` reads."""
+    group = parser.add_argument_group("object stores", "keys come from the environment or a profile")
+    group.add_argument("--region", metavar="NAME", help="region of an S3 bucket (default: AWS_REGION)")
+    group.add_argument("--profile", metavar="NAME", help="profile of ~/.aws to take keys from (default: AWS_PROFILE)")
+    group.add_argument(
+        "--endpoint", metavar="URL", help="address of an S3-compatible store (default: AWS_ENDPOINT_URL, or Amazon's)"
+    )
+    group.add_argument("--requester-pays", action="store_true", help="pay for requests to buckets that charge readers")
+    group.add_argument("--anonymous", action="store_true", help="send no keys, for public buckets")
+
+
+def storage_config(options: argparse.Namespace) -> StorageConfig:
+    """The settings of `add_storage_options`."""
+    from retinafocus.storage import StorageConfig
+
+    names = ("region", "profile", "endpoint", "requester_pays", "anonymous")
+    return StorageConfig(**{name: getattr(options, name) for name in names})

@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from pipelines.commands.command import EXIT_INTERRUPTED, EXIT_OK, Verbs, add_detector_options, add_verb, fail
+from pipelines.commands.command import (
+    EXIT_BUDGET,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    Verbs,
+    add_detector_options,
+    add_root_options,
+    add_storage_options,
+    add_verb,
+    fail,
+    storage_config,
+)
+
+if TYPE_CHECKING:
+    from pipelines.limits import Limits
 
 DETECT_EPILOG = """\
 examples:
@@ -13,20 +28,22 @@ examples:
   retinafocus detect list.csv -o out                      a list with a column uri, path, image or file
   retinafocus detect ~/photos -o out --dry-run            what would be done, and how long it would take
   retinafocus detect ~/photos -o out                      again: goes on where it stopped
+  retinafocus detect ~/photos -o out --retry failed       again those that failed
 
 OUT holds faces/, images/ and timing/ (Parquet) and run.json. Every photo ends as exactly one row of images/ with its
 status; status ok and faces 0 means looked at, none found.
 
-exit codes: 0 every photo accounted for (failures are rows), 1 error, 2 wrong usage or settings, 4 stopped, go on with
-the same command.
+exit codes: 0 every photo accounted for (failures are rows), 1 error, 2 wrong usage or settings, 3 more photos failed
+than --max-error-rate admits, 4 stopped, go on with the same command.
 """
 
 
 def add(verbs: Verbs) -> None:
     parser = add_verb(verbs, "detect", "find the faces in an archive of photographs", epilog=DETECT_EPILOG)
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="folders, photos, globs, or lists (.txt .csv .parquet)"
-    )
+        "inputs", nargs="*", metavar="INPUT",
+        help="folders, s3:// or gs:// prefixes, photos, globs, or lists (.txt .csv .parquet); none: those of OUT",
+    )  # fmt: skip
     parser.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="folder of the run; a run in it is continued"
     )
@@ -41,17 +58,44 @@ def add(verbs: Verbs) -> None:
         "--existing", choices=("resume", "error", "overwrite"), default="resume",
         help="what to do with a run found in OUT (default: resume)",
     )  # fmt: skip
-    parser.add_argument("--root", metavar="DIR", help="what the photos' identities are relative to (default: INPUT)")
+    parser.add_argument(
+        "--retry", metavar="failed|STATUS[,STATUS]", help="look again at photos that failed, or failed in these ways"
+    )
+    parser.add_argument(
+        "--max-error-rate", type=float, metavar="SHARE",
+        help="stop (exit code 3) once more than this share of photos failed, 0..1 (default: never)",
+    )  # fmt: skip
+    add_root_options(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N photos, in the order of their paths")
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would be done and how long it takes; write nothing"
     )
-    parser.set_defaults(verb=_detect)
+    parser.add_argument(
+        "--photo-timeout", type=float, metavar="S",
+        help="a photo that takes longer than so many seconds is a timeout (default: 300)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--photo-memory", type=int, metavar="BYTES",
+        help="memory for one photo where photos go one by one (default: 2 GiB and 32 bytes for each of --max-pixels)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--read-ahead-bytes", type=int, metavar="BYTES",
+        help="files held in memory before their turn, in each worker (default: 268435456)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--careful", action="store_true",
+        help="every photo in a process of its own that may die of it (default: where a worker died before)",
+    )  # fmt: skip
+    add_storage_options(parser)
+    parser.set_defaults(verb=_detect, supervised=True)
 
 
 def _detect(options: argparse.Namespace) -> int:
     from pipelines import detect, planning
+    from pipelines.budget import ErrorBudget
+    from pipelines.index import ListingProgress
     from pipelines.report import Progress, describe_plan, summary
+    from pipelines.supervisor import stoppable
 
     job = planning.DetectJob(
         inputs=options.inputs,
@@ -63,16 +107,40 @@ def _detect(options: argparse.Namespace) -> int:
         address=options.address,
         existing=options.existing,
         root=options.root,
+        allow_outside=options.allow_outside,
         limit=options.limit,
+        retry=_statuses(options.retry),
+        limits=_limits(options),
+        careful=options.careful,
+        max_error_rate=options.max_error_rate,
+        storage=storage_config(options),
     )
-    planned = planning.plan(job, with_forecast=options.dry_run)
+    planned = planning.plan(job, with_forecast=options.dry_run, progress=ListingProgress())
     print(describe_plan(planned))
     if options.dry_run:
         return EXIT_OK
     try:
-        with detect.stoppable():
-            finished = detect.run(planned, Progress())
+        with stoppable():
+            finished = detect.run(planned, Progress(supervisor=options.supervisor))
     except KeyboardInterrupt:
         return fail(EXIT_INTERRUPTED, "stopped; finished shards are kept, the same command goes on from there")
     print(summary(options.output, finished))
-    return EXIT_OK
+    budget = ErrorBudget(options.max_error_rate, [finished["totals"]], finished["totals"]["photos"])
+    return fail(EXIT_BUDGET, budget.words()) if budget.exceeded else EXIT_OK
+
+
+def _limits(options: argparse.Namespace) -> Limits:
+    from pipelines.limits import Limits
+
+    given = {
+        "photo_seconds": options.photo_timeout,
+        "photo_bytes": options.photo_memory,
+        "read_ahead_bytes": options.read_ahead_bytes,
+    }
+    return Limits(**{name: value for name, value in given.items() if value is not None})
+
+
+def _statuses(retry: str | None) -> tuple[str, ...]:
+    from retinafocus.errors import FAILURES
+
+    return FAILURES if retry == "failed" else tuple(retry.split(",")) if retry else ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.commands.command import EXIT_OK, Verbs, add_verb
+from pipelines.commands.command import EXIT_OK, Verbs, add_storage_options, add_verb, storage_config
 
 
 def add(verbs: Verbs) -> None:
@@ -23,12 +23,16 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--sheet", action="store_true", help="one contact sheet (sheet.jpg) instead of one picture per photo"
     )
+    add_storage_options(parser)
     parser.set_defaults(verb=_draw)
 
 
 def _draw(options: argparse.Namespace) -> int:
     from pipelines.pictures import draw_run
 
-    for path in draw_run(options.run, options.output, options.score_threshold, options.limit, options.sheet):
+    pictures = draw_run(
+        options.run, options.output, options.score_threshold, options.limit, options.sheet, storage_config(options)
+    )
+    for path in pictures:
         print(path)
     return EXIT_OK

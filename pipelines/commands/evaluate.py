@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.commands.command import EXIT_OK, Verbs, add_verb
+from pipelines.commands.command import EXIT_OK, Verbs, add_storage_options, add_verb, storage_config
 
 
 def add(verbs: Verbs) -> None:
@@ -21,11 +21,12 @@ def add(verbs: Verbs) -> None:
         "--sources", nargs="+", metavar="NAME", help="score only photos of these sources (default: all)"
     )
     parser.add_argument("--table", metavar="FILE", help="also write the scores as Parquet")
+    add_storage_options(parser)
     parser.set_defaults(verb=_eval)
 
 
 def _eval(options: argparse.Namespace) -> int:
     from pipelines.evaluate import evaluate_run
 
-    print(evaluate_run(options.run, options.labels, options.sources, options.table))
+    print(evaluate_run(options.run, options.labels, options.sources, options.table, storage_config(options)))
     return EXIT_OK

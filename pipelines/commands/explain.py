@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.commands.command import EXIT_OK, Verbs, add_detector_options, add_verb
+from pipelines.commands.command import (
+    EXIT_OK,
+    Verbs,
+    add_detector_options,
+    add_storage_options,
+    add_verb,
+    storage_config,
+)
 
 EXPLAIN_EPILOG = """\
 examples:
@@ -26,6 +33,7 @@ def add(verbs: Verbs) -> None:
         "--at", type=_point, metavar="X,Y", help="also say what happened at this pixel of the upright photo"
     )
     add_detector_options(parser)
+    add_storage_options(parser)
     parser.set_defaults(verb=_explain)
 
 
@@ -47,6 +55,7 @@ def _explain(options: argparse.Namespace) -> int:
         weights=options.weights,
         detector=detector_config(options),
         at=options.at,
+        storage=storage_config(options),
     )
     print(explain(job))
     return EXIT_OK

@@ -53,8 +53,8 @@ def _train(options: argparse.Namespace) -> int:
     from pathlib import Path
 
     from pipelines import train
-    from pipelines.detect import stoppable
     from pipelines.settings import assignment, settings_toml
+    from pipelines.supervisor import stoppable
     from pipelines.train_config import read_train_config
     from retinafocus.errors import SettingsError
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -104,12 +104,55 @@ def run_job() -> Callable[..., Run]:
     return run
 
 
+# What a Python process runs at its start where PYTHONPATH has it: a JPEG decoder with faults. Photos without a mark are
+# decoded as ever.
+FAULTY_DECODER = """
+import ctypes, os, time
+import simplejpeg
+
+decode = simplejpeg.decode_jpeg
+
+def faulty(data, *arguments, **options):
+    if b"FAULT-segfault" in data:
+        ctypes.string_at(0)
+    if b"FAULT-exit" in data:
+        os._exit(7)
+    if b"FAULT-hang" in data:
+        time.sleep(3600)
+    hog = bytearray(16 << 30) if b"FAULT-memory" in data else None  # reserved only, never touched
+    return decode(data, *arguments, **options)
+
+simplejpeg.decode_jpeg = faulty
+"""
+
+
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[str]:
+def faulty_decoder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment of a process whose JPEG decoder has the faults that a photo's mark asks for; see `add_fault`."""
+    folder = tmp_path_factory.mktemp("faulty")
+    (folder / "sitecustomize.py").write_text(FAULTY_DECODER)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
+def add_fault(photo: Path, fault: str) -> None:
+    """Mark a JPEG, after its end: `segfault`, `exit`, `hang` or `memory`. Other decoders pass over it."""
+    photo.write_bytes(photo.read_bytes() + f"FAULT-{fault}".encode() + b"\xff\xd9")
+
+
+def rows_without(run: Run, names: Iterable[str]) -> list[list[dict[str, object]]]:
+    """Rows of `faces` and of `images`, but for the photos of those names."""
+    tables = (run.faces(), run.images())
+    return [[row for row in table.to_pylist() if row["uri"].rsplit("/", 1)[1] not in names] for table in tables]
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(faulty_decoder: dict[str, str]) -> Iterator[str]:
     """The one Ray cluster of the whole test run; its address. Four processors, so that actors never take them all."""
     # Other processes of the tests join it, and a token would have to reach each of them.
     os.environ["RAY_AUTH_MODE"] = "disabled"
     ray = pytest.importorskip("ray")
-    context = ray.init(num_cpus=4, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
+    with pytest.MonkeyPatch.context() as patch:  # its workers take their environment from the processes started here
+        patch.setenv("PYTHONPATH", faulty_decoder["PYTHONPATH"])
+        context = ray.init(num_cpus=4, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
     yield context.address_info["address"]
     ray.shutdown()
