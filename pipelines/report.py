@@ -140,7 +140,8 @@ def describe_plan(plan: Plan) -> str:
         )
     lines.append(
         f"runs     {plan.runner}, {workers.count} {workers.device} workers, {plan.detector.engine}, "
-        f"{plan.detector.precision}; faces from {plan.detector.min_face:g} px, scores from {plan.detector.score_threshold:g}"
+        f"{plan.detector.precision}; faces from {plan.detector.min_face:g} px, "
+        f"scores from {plan.detector.score_threshold:g}"
     )
     # The words depend on the smallest face alone; a large photo has every level there can be.
     levels = plan.detector.cascade.plan((1 << 15, 1 << 15), plan.detector.min_face, plan.weights.preset)
