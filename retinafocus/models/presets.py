@@ -43,7 +43,7 @@ class FocusConfig:
     """Faces from this size on are marked, sqrt(width * height) in network-input pixels. The cascade looks at a photo
     whole at the coarsest scale at which the smallest wanted face is that large."""
 
-    thresholds: tuple[float, ...] = (0.1, 0.2)
+    thresholds: tuple[float, ...] = (0.07, 0.2)
     """Cells from this probability on are looked at again: on the map of the coarsest level that has one, then on that
     of the next finer, the last one for all that follow. The smaller the wanted faces there, the lower it must be."""
 

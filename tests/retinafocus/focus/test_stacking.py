@@ -64,17 +64,21 @@ class TestStack:
         assert faces.levels.tolist() == [1]
 
     @pytest.mark.parametrize(
-        ("side", "kept"),
+        ("side", "finer_high", "kept"),
         [
-            pytest.param(10, False, id="at the lower end"),
-            pytest.param(10.5, True, id="above the lower end"),
-            pytest.param(40, True, id="at the upper end"),
-            pytest.param(40.5, False, id="above the upper end"),
+            pytest.param(20, math.inf, False, id="at twice the lower end"),
+            pytest.param(20.5, math.inf, True, id="above twice the lower end"),
+            pytest.param(15, 15, False, id="at the finer level's upper end"),
+            pytest.param(15.5, 15, True, id="above the finer level's upper end"),
+            pytest.param(10, 5, False, id="at the lower end"),
+            pytest.param(10.5, 5, True, id="above the lower end, which the finer level does not reach"),
+            pytest.param(40, math.inf, True, id="at the upper end"),
+            pytest.param(40.5, math.inf, False, id="above the upper end"),
         ],
     )
-    def test_size_range_is_open_below_and_closed_above(self, side: float, kept: bool) -> None:
+    def test_small_faces_of_a_level_are_left_to_a_finer_one(self, side: float, finer_high: float, kept: bool) -> None:
         level = level_of((100, 100), face_range=(10, 40))
-        finer = (level_of((100, 100), 1, 1), candidates_of())
+        finer = (level_of((100, 100), 1, 1, face_range=(0, finer_high)), candidates_of())
         faces = faces_of([(level, candidates_of((5, 5, 5 + side, 5 + side, 0.9))), finer])
         assert len(faces) == kept
 
