@@ -164,7 +164,10 @@ def describe_weights(info: WeightsInfo) -> str:
         f"stride {stride}: {', '.join(f'{size:g}' for size in row)}"
         for stride, row in zip(anchors.strides, anchors.sizes, strict=True)
     )
-    focus = f"on {preset.focus.feature}" if preset.focus else "none"
+    focus = "none"
+    if preset.focus:
+        thresholds = ", then ".join(f"{threshold:g}" for threshold in preset.focus.thresholds)
+        focus = f"on {preset.focus.feature}, marks faces from {preset.focus.smallest:g} px; threshold {thresholds}"
     lines = [
         f"preset   {preset.name}: {preset.backbone}, {preset.channels} channels, {info.parameters:,} parameters",
         f"anchors  {sizes} (network pixels)",
