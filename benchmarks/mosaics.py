@@ -1,4 +1,4 @@
-"""Labelled pictures of 4K and more, made of small photographs: sparse, medium and dense with faces.
+"""Labelled pictures of 4K and more, made of small photographs: sparse, medium and dense with faces, or plain.
 
     python -m benchmarks.mosaics FACES --backgrounds FACES MORE -o OUT [--photos 16] [--size 4k]
 
@@ -8,7 +8,8 @@ shrunk. Nothing is enlarged, so every pixel has the detail of a photograph; the 
 
 * sparse: every second picture holds 1 to 5 faces, all of 20 to 40 px; the others hold none;
 * medium: 8 to 16 shrunk photos on a 4K canvas, their typical face 16 to 96 px;
-* dense: rows of shrunk photos cover nearly all of the picture.
+* dense: rows of shrunk photos cover nearly all of the picture;
+* plain: a soft gradient with a little noise and no face, as sky or a wall: where the focus map asks for nothing.
 
 OUT gets one folder in the Parquet form for each density, so `retinafocus data` and `retinafocus eval` read it. Ignore
 regions are carried along, and faces under 8 px become such regions. The same arguments give the same bytes.
@@ -40,7 +41,7 @@ from retinafocus.photos import decode, read_header
 SIZES = {"4k": (2160, 3840), "8k": (4320, 7680), "16k": (8640, 15360)}
 """(height, width) by name."""
 
-DENSITIES = ("sparse", "medium", "dense")
+DENSITIES = ("sparse", "medium", "dense", "plain")
 
 SMALLEST_FACE = 8.0
 """sqrt(w * h) in pixels; smaller ones are ignored, because shrinking left too little of them to judge."""
@@ -52,6 +53,8 @@ MEDIUM_PHOTOS = (8, 16)
 MEDIUM_SIZES = (16.0, 96.0)
 DENSE_ROWS = (140, 360)
 """Height of a row of photos, in pixels."""
+PLAIN_NOISE = 2.0
+"""Standard deviation of the noise of a plain picture, in grey levels."""
 
 LOWEST_GROUND = 300
 """Height in pixels of the lowest photo of the ground: a row is cut to its lowest, and slivers look like nothing."""
@@ -88,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the pictures; made once, then read")
     parser.add_argument("--photos", type=int, default=16, help="pictures of each density (default: 16)")
-    parser.add_argument("--densities", nargs="+", choices=DENSITIES, default=DENSITIES, help="default: all three")
+    parser.add_argument("--densities", nargs="+", choices=DENSITIES, default=DENSITIES, help="default: all")
     parser.add_argument("--size", choices=SIZES, default="4k", help="of the pictures (default: 4k)")
     parser.add_argument("--seed", type=int, default=0, help="decides every place and size (default: 0)")
     parser.add_argument("--quality", type=int, default=QUALITY, help=f"of the JPEGs (default: {QUALITY})")
@@ -148,11 +151,22 @@ def make_mosaics(
     for number in range(options.photos):
         random = np.random.default_rng([options.seed, DENSITIES.index(density), number])
         pasted = lay_out(density, number, faces, size, random)
-        pixels = paved((high[index] for index in itertools.cycle(random.permutation(len(high)))), size)
+        if density == "plain":
+            pixels = gradient(size, random)
+        else:
+            pixels = paved((high[index] for index in itertools.cycle(random.permutation(len(high)))), size)
         for item in pasted:
             left, top, width, height = item.place
             pixels[top : top + height, left : left + width] = shrunk(item)
         yield pixels, united(pasted, size, density, SMALLEST_FACE)
+
+
+def gradient(size: tuple[int, int], random: np.random.Generator) -> Pixels:
+    """(height, width, 3) uint8: from one random colour at the top to another at the bottom, with noise."""
+    colours = random.uniform(60, 220, (2, 3)).astype(np.float32)
+    column = np.linspace(colours[0], colours[1], size[0], dtype=np.float32)[:, None]
+    noise = random.standard_normal((*size, 1), dtype=np.float32) * PLAIN_NOISE
+    return np.clip(column + noise, 0, 255).astype(np.uint8)
 
 
 def lay_out(
@@ -166,7 +180,7 @@ def lay_out(
         count = round(share * random.integers(MEDIUM_PHOTOS[0], MEDIUM_PHOTOS[1] + 1))
         chosen = [faces[index] for index in random.integers(len(faces), size=count)]
         factors = [_typical_factor(photo, random) for photo in chosen]
-    elif number % 2 == 0:
+    elif density == "sparse" and number % 2 == 0:
         chosen, factors = _few(faces, random)
     else:
         return []
