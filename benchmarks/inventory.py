@@ -15,20 +15,17 @@ import argparse
 import os
 import resource
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.moto_server import s3_server
 from pipelines.folders import BATCH_PHOTOS, FOUND_SCHEMA
 from pipelines.index import IndexJob, ListingProgress, index
 from pipelines.inventory import Inventory
@@ -77,9 +74,8 @@ def _measure_disk(folder: Path, files: int) -> None:
 
 
 def _measure_s3(folder: Path, keys: int) -> None:
-    with _s3_server() as endpoint:
-        os.environ |= {"AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1"}
-        os.environ |= {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any"}
+    with s3_server() as endpoint:
+        os.environ["AWS_ENDPOINT_URL"] = endpoint
         import boto3
 
         client = boto3.client("s3")
@@ -163,25 +159,6 @@ def _timed(work: object, *arguments: object) -> tuple[float, float, int, int]:
     manifest = work(*arguments)  # type: ignore[operator]
     spent = time.perf_counter() - wall, time.process_time() - cpu
     return *spent, os.path.getsize(manifest), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-@contextmanager
-def _s3_server() -> Iterator[str]:
-    """moto's S3 server in a process of its own; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(600):
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.kill()
-        server.wait()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ shrunk. Nothing is enlarged, so every pixel has the detail of a photograph; the 
 * sparse: every second picture holds 1 to 5 faces, all of 20 to 40 px; the others hold none;
 * medium: 8 to 16 shrunk photos on a 4K canvas, their typical face 16 to 96 px;
 * dense: rows of shrunk photos cover nearly all of the picture;
-* plain: a soft gradient with a little noise and no face, as sky or a wall: where the focus map asks for nothing.
+* plain: the faces of sparse on a soft gradient with a little noise, as sky or a wall, where the focus map asks for
+  nothing but them.
 
 OUT gets one folder in the Parquet form for each density, so `retinafocus data` and `retinafocus eval` read it. Ignore
 regions are carried along, and faces under 8 px become such regions. The same arguments give the same bytes.
@@ -162,8 +163,8 @@ def make_mosaics(
 
 
 def gradient(size: tuple[int, int], random: np.random.Generator) -> Pixels:
-    """(height, width, 3) uint8: from one random colour at the top to another at the bottom, with noise."""
-    colours = random.uniform(60, 220, (2, 3)).astype(np.float32)
+    """(height, width, 3) uint8: from one random, muted colour at the top to another at the bottom, with noise."""
+    colours = (random.uniform(90, 200, (2, 1)) + random.uniform(-25, 25, (2, 3))).astype(np.float32)
     column = np.linspace(colours[0], colours[1], size[0], dtype=np.float32)[:, None]
     noise = random.standard_normal((*size, 1), dtype=np.float32) * PLAIN_NOISE
     return np.clip(column + noise, 0, 255).astype(np.uint8)
@@ -180,7 +181,7 @@ def lay_out(
         count = round(share * random.integers(MEDIUM_PHOTOS[0], MEDIUM_PHOTOS[1] + 1))
         chosen = [faces[index] for index in random.integers(len(faces), size=count)]
         factors = [_typical_factor(photo, random) for photo in chosen]
-    elif density == "sparse" and number % 2 == 0:
+    elif number % 2 == 0:
         chosen, factors = _few(faces, random)
     else:
         return []

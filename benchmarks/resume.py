@@ -11,16 +11,11 @@ the same machine and gives its answers one after the other: the line `reading on
 from __future__ import annotations
 
 import argparse
-import os
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
+from benchmarks.moto_server import make_bucket, s3_server
 from benchmarks.synthetic_run import write_large_ledger
 from pipelines.inventory import PLAN_COLUMNS
 from pipelines.ledger import leftovers, reconcile, unrecorded_shards
@@ -54,9 +49,8 @@ def _measure(kind: str, shards: int, photos: int) -> dict[str, str]:
     if kind == "disk":
         with tempfile.TemporaryDirectory() as folder:
             return _times(open_storage(folder), shards, photos)
-    with _s3_server() as endpoint:
-        request = urllib.request.Request(f"{endpoint}/bucket", method="PUT")
-        urllib.request.urlopen(request).close()
+    with s3_server() as endpoint:
+        make_bucket(endpoint, "bucket")
         storage = open_storage("s3://bucket/run", StorageConfig(endpoint=endpoint, region="us-east-1"))
         return _times(storage, shards, photos)
 
@@ -89,36 +83,6 @@ def _times(storage: Storage, shards: int, photos: int) -> dict[str, str]:
     timed("at the end: the sums", lambda: reconcile(records, manifest))
     timed("at the end: files that no record names", lambda: leftovers(storage, records))
     return table
-
-
-@contextmanager
-def _s3_server() -> Iterator[str]:
-    """moto's server in a process of its own; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-    command = [sys.executable, "-m", "moto.server", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        endpoint = f"http://127.0.0.1:{port}"
-        _wait_for(endpoint)
-        yield endpoint
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def _wait_for(endpoint: str, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            urllib.request.urlopen(endpoint).close()
-            return
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.2)
 
 
 if __name__ == "__main__":

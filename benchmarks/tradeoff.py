@@ -2,8 +2,8 @@
 
     python -m benchmarks.tradeoff FACES --backgrounds FACES MORE -o OUT [--thresholds 0.1 ...] [--min-chips 48 ...]
 
-On the pictures of `benchmarks.mosaics`, every threshold (half of it on the map of the coarsest level, as in the preset)
-with every smallest chip, beside the exhaustive pyramid and the whole pass. Writes `tradeoff.png`, a column of plots for
+On the pictures of `benchmarks.mosaics`, every threshold (half of it on the map of the coarsest level) with every
+smallest chip, beside the exhaustive pyramid and the whole pass. Writes `tradeoff.png`, a column of plots for
 each density, and `tradeoff.parquet`, a row for each point with its settings, and prints the same as a table. How times
 and quality are measured: see `benchmarks.cascade`.
 """

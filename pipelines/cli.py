@@ -87,6 +87,8 @@ def _run(options: argparse.Namespace) -> int:
         return fail(EXIT_BUDGET, f"{type(error).__name__}: {error}")
     except RetinaFocusError as error:
         return fail(EXIT_ERROR, f"{type(error).__name__}: {error}")
+    except OSError as error:  # a disk or store that failed where nobody had a better word for it
+        return fail(EXIT_ERROR, f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         return fail(EXIT_INTERRUPTED, "stopped")
 

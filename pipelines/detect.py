@@ -26,7 +26,16 @@ from pipelines.retry import shards_to_do
 from pipelines.stages import StageConfig
 from retinafocus.engines import INT8, engine_versions
 from retinafocus.errors import BudgetError, RunError
-from retinafocus.runs import LEDGER_FOLDER, MANIFEST_FILE, RUN_FILE, TABLES, read_forgotten, read_ledger, read_run_file
+from retinafocus.runs import (
+    LEDGER_FOLDER,
+    MANIFEST_FILE,
+    RUN_FILE,
+    TABLES,
+    new_mark,
+    read_forgotten,
+    read_ledger,
+    read_run_file,
+)
 from retinafocus.storage import Hold, Storage, redacted
 
 # A worker's complaint about a whole shard (a full disk, say) is hardly ever about that shard alone.
@@ -59,6 +68,7 @@ def run(planned: Plan, progress: Progress) -> dict[str, Any]:
             _begin(planned, storage)
         records, shards, retry = _what_to_do(planned)
         if planned.earlier is not None and planned.earlier["status"] == "complete" and not shards:
+            progress.nothing_to_do()
             return planned.earlier
         record = _run_record(planned) | ({"retry": retry} if retry else {})
         storage.put(RUN_FILE, _json(record))
@@ -119,7 +129,7 @@ def _look(planned: Plan, hold: Hold, work: _Work, progress: Progress) -> dict[st
     try:
         if todo:
             count_anew(storage)
-            _consume(_run_shards(planned, work.shards, progress), len(todo), progress, budget)
+            _consume(_run_shards(planned, work, progress), len(todo), progress, budget)
     finally:
         progress.stop()
     records = read_ledger(storage)
@@ -144,7 +154,7 @@ def _reached(records: list[dict[str, Any]], generations: dict[int, int]) -> set[
     return {record["shard"] for record in records if record["generation"] >= generations.get(record["shard"], 0)}
 
 
-def _run_shards(planned: Plan, shards: list[dict[str, Any]], progress: Progress) -> Iterator[pa.Table]:
+def _run_shards(planned: Plan, work: _Work, progress: Progress) -> Iterator[pa.Table]:
     job, workers = planned.job, planned.workers
     config = StageConfig(
         output=planned.storage.location,
@@ -155,6 +165,7 @@ def _run_shards(planned: Plan, shards: list[dict[str, Any]], progress: Progress)
         limits=job.limits,
         storage=job.storage,
         careful=job.careful,
+        mark=work.record["mark"],
         metadata={
             "retinafocus.version": metadata.version("retinafocus"),
             "retinafocus.weights_sha256": planned.weights.sha256,
@@ -162,10 +173,10 @@ def _run_shards(planned: Plan, shards: list[dict[str, Any]], progress: Progress)
         },
     )
     if planned.runner == "local":
-        return run_on_threads(config, shards, workers=workers, on_photo=progress.photo)
+        return run_on_threads(config, work.shards, workers=workers, on_photo=progress.photo)
     from pipelines.on_ray import RayPlan, run_on_ray  # Ray takes seconds to import; only this way needs it
 
-    return run_on_ray(config, shards, RayPlan(workers=workers, address=job.address))
+    return run_on_ray(config, work.shards, RayPlan(workers=workers, address=job.address))
 
 
 def _consume(results: Iterator[pa.Table], shards: int, progress: Progress, budget: ErrorBudget) -> None:
@@ -206,6 +217,7 @@ def _run_record(planned: Plan) -> dict[str, Any]:
     history = [] if earlier is None else [*earlier.get("history", []), {name: earlier[name] for name in _OF_A_COMMAND}]
     return {
         "status": "running",
+        **new_mark(),
         "settings": run_settings(planned.job, planned.detector, info, planned.listing),
         "runner": planned.runner,
         "workers": asdict(planned.workers),

@@ -142,7 +142,7 @@ def _head(job: ExplainJob, explanation: Explanation, detector: Detector) -> list
         f"photo    {job.photo}, {width} x {height} px",
         f"weights  preset {detector.preset.name}, {engine.name} on {engine.device}, {engine.precision}",
         f"looks    for faces from {plan.min_face:g} px and score {explanation.score_threshold:g}; {where}",
-        f"found    {len(explanation.faces)} faces",
+        f"found    {len(explanation.faces)} face{'' if len(explanation.faces) == 1 else 's'}",
         *([f"note     {plan.not_found}"] if plan.not_found else []),
     ]
 

@@ -1,12 +1,13 @@
 """`retinafocus forget`: take photos out of a run for good, as if they had never been listed.
 
-Four steps, in an order in which a stop between any two leaves a run that can be read, and that the same command, or the
-next `retinafocus detect`, brings to its end:
+Five steps, in an order in which a stop between any two leaves a run that can be read, and that the same command brings
+to its end. `retinafocus detect` goes on with such a run as well, but leaves the names in the manifest.
 
-1. the photos' identities go into `manifest/forgotten.json`: from now on every reader of the manifest leaves them out;
-2. each of their shards gets a record of the next generation, without their rows;
-3. the manifest is written anew without them;
-4. the records and parts that were replaced are deleted, and the sums in `run.json` are made anew.
+1. a complete run calls itself `forgetting`: until the end, parts of its tables stand there twice;
+2. the photos' identities go into `manifest/forgotten.json`: from now on every reader of the manifest leaves them out;
+3. each of their shards gets a record of the next generation, without their rows;
+4. the manifest is written anew without them;
+5. the records and parts that were replaced are deleted, and `run.json` gets new sums and its status back.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from retinafocus.runs import (
     FORGOTTEN_FILE,
     MANIFEST_FILE,
     RUN_FILE,
+    new_mark,
     read_forgotten,
     read_ledger,
     read_manifest,
@@ -69,6 +71,7 @@ def forget(location: str, photos: Sequence[str], config: StorageConfig | None = 
     with storage.locked() as hold:
         earlier = read_forgotten(storage)
         names = _identities(_whole_manifest(storage), listing, earlier, photos)
+        _begin(storage)
         storage.put(FORGOTTEN_FILE, json.dumps(sorted(earlier | names), indent=1).encode())
         gone = earlier | names
         shards = _commit_without(storage, gone)
@@ -80,20 +83,32 @@ def forget(location: str, photos: Sequence[str], config: StorageConfig | None = 
     return Forgotten(photos=listed, shards=shards, files=files)
 
 
+def _begin(storage: Storage) -> None:
+    """Let late workers of earlier commands commit no more, and a complete run no longer say that it is."""
+    if (info := read_run_file(storage)) is not None:
+        status = "forgetting" if info["status"] == "complete" else info["status"]
+        storage.put(RUN_FILE, json.dumps({**info, "status": status, **new_mark()}, indent=2).encode())
+
+
 def _identities(manifest: pa.Table, listing: Listing, earlier: set[str], photos: Sequence[str]) -> set[str]:
     """The image_id of every photo asked for."""
     found = set()
     for photo in photos:
-        named = {photo, image_id(photo), *_relative(photo, listing)}
-        column = pc.is_in(manifest.column("image_id"), pa.array(sorted(named)))
-        rows = manifest.filter(pc.or_(column, pc.equal(manifest.column("uri"), photo)))
-        ids = set(rows.column("image_id").to_pylist()) | (named & earlier)
+        text = os.fsencode(photo).decode(errors="replace")  # nothing in a manifest is not UTF-8
+        named = {text, image_id(photo), *_relative(photo, listing)}
+        of_name = pc.is_in(manifest.column("image_id"), pa.array(sorted(named)))
+        of_uri, of_path = (pc.equal(manifest.column(name), text) for name in ("uri", "path"))
+        ids = _ids(manifest, pc.or_(of_name, of_uri)) | (named & earlier) or _ids(manifest, of_path)
         if not ids:
             raise SettingsError(
-                f"{photo}: is not in the run; give its image_id, or its uri or path as the manifest has it"
+                f"{text}: is not in the run; give its image_id, or its uri or path as the manifest has it"
             )
         found |= ids
     return found
+
+
+def _ids(manifest: pa.Table, rows: pa.ChunkedArray) -> set[str]:
+    return set(manifest.filter(rows).column("image_id").to_pylist())
 
 
 def _relative(photo: str, listing: Listing) -> list[str]:
@@ -144,12 +159,13 @@ def _rewrite_manifest(storage: Storage, listing: Listing, gone: set[str]) -> int
 
 
 def _sum_up(storage: Storage, records: list[dict[str, Any]]) -> None:
-    """Make the sums of a complete run's `run.json` anew."""
+    """Make the sums of `run.json` anew for a run that was complete, and let it say so again."""
     info = read_run_file(storage)
-    if info is None or info["status"] != "complete":
+    if info is None or info["status"] != "forgetting":
         return
     manifest = read_manifest(storage, columns=["shard", "bytes", "version"])
     totals = {**info["totals"], **reconcile(records, manifest)}
     totals.pop("missing_shards")
+    info["status"] = "complete"
     archive = {**info["archive"], "photos": manifest.num_rows}
     storage.put(RUN_FILE, json.dumps({**info, "archive": archive, "totals": totals}, indent=2).encode())

@@ -20,7 +20,7 @@ from pipelines.inventory import Inventory, InventoryConfig, absolute_inputs, lis
 from pipelines.manifest import Listing, manifest_batches, manifest_bytes, read_listing
 from pipelines.relisting import KINDS, Relisting, config_of
 from retinafocus.errors import RunError, SettingsError
-from retinafocus.runs import LEDGER_FOLDER, MANIFEST_FILE, RUN_FILE, TABLES, read_forgotten, read_run_file
+from retinafocus.runs import LEDGER_FOLDER, MANIFEST_FILE, RUN_FILE, TABLES, new_mark, read_forgotten, read_run_file
 from retinafocus.storage import Storage, StorageConfig, open_storage, uri_scheme
 
 # A log file gets a line this often.
@@ -117,7 +117,7 @@ def index(job: IndexJob, progress: ListingProgress) -> str:
         if manifest is not None:
             if (run := read_run_file(storage)) is not None:
                 # First: a run that calls itself complete has a row for every photo of its manifest.
-                storage.put(RUN_FILE, json.dumps({**run, "status": "relisted"}, indent=2).encode())
+                storage.put(RUN_FILE, json.dumps({**run, "status": "relisted", **new_mark()}, indent=2).encode())
             storage.put(MANIFEST_FILE, manifest)
     return words
 
@@ -199,12 +199,17 @@ def describe(found: Inventory) -> str:
     size = pc.sum(found.photos.column("bytes")).as_py() or 0
     unseen = found.photos.column("bytes").null_count
     lines = [
-        f"photos   {found.photos.num_rows:,}, {size / 1e9:,.2f} GB"
+        f"photos   {found.photos.num_rows:,}, {size_words(size)}"
         + (f" and {unseen:,} of unknown size" if unseen else ""),
         f"root     {found.root or '(none in common: whole names)'}",
         *skipped_words(found),
     ]
     return "\n".join(lines)
+
+
+def size_words(count: int) -> str:
+    """A number of bytes as people say it."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def skipped_words(found: Inventory) -> list[str]:
@@ -220,5 +225,5 @@ def skipped_words(found: Inventory) -> list[str]:
 
 
 def _changes(counts: Counter[str], before: Listing) -> str:
-    told = ", ".join(f"{counts[kind]:,} {kind}" for kind in KINDS if counts[kind])
+    told = ", ".join(f"{counts[kind]:,} {kind}" for kind in KINDS if counts[kind]) or "none"
     return f"changes  {told} (since the listing of {before.listed}, version {before.version})"

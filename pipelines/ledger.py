@@ -28,7 +28,7 @@ from pipelines.manifest import shard_rows
 from pipelines.shard_tables import CASCADE_COUNTS, only_photos, part_bytes, read_part, statistics
 from retinafocus.errors import RunError
 from retinafocus.local_storage import TEMPORARY_PREFIX
-from retinafocus.runs import LEDGER_FOLDER, MANIFEST_FILE, TABLES, current_records, ledger_name
+from retinafocus.runs import LEDGER_FOLDER, MANIFEST_FILE, RUN_FILE, TABLES, current_records, ledger_name
 from retinafocus.storage import Storage
 
 ATTEMPTS_FOLDER = f"{LEDGER_FOLDER}/attempts"
@@ -98,6 +98,31 @@ def commit_shard(
         for file in files.values():
             storage.delete(file["name"])
     return winner
+
+
+def check_mark(storage: Storage, shard: int, mark: str) -> None:
+    """Make sure that the command a worker belongs to is still the last one at the run.
+
+    A worker may be cut off from its command, or sleep with its machine, while another command begins the run anew with
+    other settings or ends it: what it brings then belongs to nobody.
+
+    Args:
+        storage: the run's folder.
+        shard: number of the shard, for the message.
+        mark: of the command, in `run.json`.
+
+    Raises:
+        RunError: another command came.
+    """
+
+    def found() -> Any:
+        try:
+            return json.loads(storage.read(RUN_FILE)).get("mark")
+        except FileNotFoundError:
+            return None
+
+    if _patiently(storage, shard, found) != mark:
+        raise RunError("another command has worked on this run since, so nothing of this shard was written")
 
 
 def _put_parts(storage: Storage, shard: int, attempt: str, tables: dict[str, pa.Table]) -> dict[str, dict[str, Any]]:

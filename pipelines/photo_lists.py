@@ -20,7 +20,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retinafocus.errors import SettingsError
-from retinafocus.storage import OBJECT_SCHEMES, StorageConfig, open_storage, redacted, split_uri, uri_scheme
+from retinafocus.storage import (
+    OBJECT_SCHEMES,
+    StorageConfig,
+    open_storage,
+    redacted,
+    refuse_secrets,
+    split_uri,
+    uri_scheme,
+)
 
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".parquet"})
 LIST_COLUMNS = ("uri", "path", "image", "file")
@@ -86,6 +94,7 @@ def canonical_uri(uri: str) -> str:
         SettingsError: it names no bucket, or carries keys, which must not get into tables.
     """
     if uri_scheme(uri) not in OBJECT_SCHEMES:
+        refuse_secrets(uri)
         return uri
     scheme, bucket, key = split_uri(uri)
     return f"{scheme}://{bucket}/{quote(key)}"

@@ -145,34 +145,22 @@ def plan(job: DetectJob, *, with_forecast: bool = False, progress: ListingProgre
     """
     weights_path = find_weights(job.weights)
     info = read_info(weights_path)
-    focused = job.detector.cascade.uses_focus(info.preset)  # raises where the weights cannot
-    if not focused and any(chips.threshold is not None for chips in job.detector.cascade.chips):
-        raise SettingsError(
-            "focus-threshold has no effect where every level is looked at whole (mode exhaustive, or weights without a "
-            "focus branch); leave it out"
-        )
-    storage = open_storage(job.output, job.storage)
-    earlier = read_run_file(storage)
-    if earlier is not None and job.existing == "error":
-        raise RunError(f"{job.output}: holds a run already; continue it with --existing resume or choose another -o")
-    resumes = earlier is not None and job.existing == "resume" and storage.exists(MANIFEST_FILE)
-    if earlier is None:
-        refuse_foreign_folder(storage)
     workers = resolve_workers(job.workers, job.detector.device)
-    engine = resolve_engine(job.detector.engine, workers.device)
-    check_precision(job.detector.precision, workers.device, engine)
-    check_ranges(job.detector.precision, info.ranges)
-    detector = replace(job.detector, device=workers.device, engine=engine, threads=CPU_THREADS)
+    detector = _detector(job, info, workers)
+    storage = open_storage(job.output, job.storage)
+    found = _found(job, storage)
+    earlier = found if job.existing == "resume" and storage.exists(MANIFEST_FILE) else None
     listing = None if job.inputs and job.existing == "overwrite" else read_listing(storage)
     if listing is None:
         inventory = _list(job, storage, progress)
         listing, manifest = inventory, plan_table(inventory)
     else:
         settings = run_settings(job, detector, info, listing)
-        _check_same_settings((earlier or {})["settings"] if resumes else settings | _listed(listing), settings)
+        _check_same_settings(earlier["settings"] if earlier else settings | _listed(listing), settings)
         inventory, manifest = None, read_manifest(storage, columns=PLAN_COLUMNS)
-    runner = "ray" if job.runner == "auto" and job.address else job.runner
-    expected = None
+    runner, expected = job.runner, None
+    if runner == "auto" and job.address:
+        runner = "ray"
     if (with_forecast or runner == "auto") and not job.careful:  # a forecast looks at photos in this process
         present = manifest.filter(pc.invert(manifest.column("vanished")))
         expected = forecast(present, str(weights_path), detector, workers, job.storage)
@@ -190,9 +178,34 @@ def plan(job: DetectJob, *, with_forecast: bool = False, progress: ListingProgre
         workers=workers,
         runner=runner,
         forecast=expected,
-        earlier=earlier if resumes else None,
-        found=earlier,
+        earlier=earlier,
+        found=found,
     )
+
+
+def _found(job: DetectJob, storage: Storage) -> dict[str, Any] | None:
+    """`run.json` as it lies in the output folder, which must be free, ours to begin anew, or ours to go on with."""
+    found = read_run_file(storage)
+    if found is None:
+        refuse_foreign_folder(storage)
+    elif job.existing == "error":
+        raise RunError(f"{job.output}: holds a run already; continue it with --existing resume or choose another -o")
+    return found
+
+
+def _detector(job: DetectJob, weights: WeightsInfo, workers: Workers) -> DetectorConfig:
+    """The detector's settings with nothing left open, checked against the weights and the device."""
+    asked = job.detector
+    focused = asked.cascade.uses_focus(weights.preset)  # raises where the weights cannot
+    if not focused and any(chips.threshold is not None for chips in asked.cascade.chips):
+        raise SettingsError(
+            "focus-threshold has no effect where every level is looked at whole (mode exhaustive, or weights without a "
+            "focus branch); leave it out"
+        )
+    engine = resolve_engine(asked.engine, workers.device)
+    check_precision(asked.precision, workers.device, engine)
+    check_ranges(asked.precision, weights.ranges)
+    return replace(asked, device=workers.device, engine=engine, threads=CPU_THREADS)
 
 
 def detector_config(options: argparse.Namespace) -> DetectorConfig:

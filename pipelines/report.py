@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from pipelines.index import skipped_words
+from pipelines.index import size_words, skipped_words
 from pipelines.planning import Plan
 from pipelines.supervisor import Supervisor
 from retinafocus.engines.protocol import CALIBRATE_COMMAND
@@ -20,6 +20,14 @@ from retinafocus.weights import WeightsInfo
 
 # A log file gets a line this often, and one at the end.
 LOG_SECONDS = 10.0
+
+# What the status in `run.json` says of a run that nobody is at work on.
+_EARLIER = {
+    "complete": "complete",
+    "running": "not finished",
+    "relisted": "listed again since",
+    "forgetting": "some photos being taken out",
+}
 
 
 class Progress:
@@ -55,6 +63,10 @@ class Progress:
             )  # fmt: skip
             self._bar.add_task("", total=total, completed=done)
             self._bar.start()
+
+    def nothing_to_do(self) -> None:
+        """The run was complete before the command came."""
+        self.console.print("every photo is done already, nothing was looked at; this is what was found then:")
 
     def photo(self, faces: int | None) -> None:
         """One photo is done; `faces` is None if it could not be looked at."""
@@ -129,14 +141,15 @@ def describe_plan(plan: Plan) -> str:
     size = pc.sum(plan.manifest.column("bytes")).as_py() or 0
     lines = [
         f"weights  {plan.weights_path.name} ({plan.weights.preset.name}, {plan.weights.sha256[:12]})",
-        f"photos   {plan.manifest.num_rows:,}, {_bytes(size)}, in {_shards(plan.manifest):,} shards",
+        f"photos   {plan.manifest.num_rows:,}, {size_words(size)}, in {_shards(plan.manifest):,} shards",
     ]
     if archive is not None:
         lines += skipped_words(archive)
     if plan.earlier is not None:
+        status = plan.earlier["status"]
         lines.append(
-            f"resumes  the run of {plan.earlier['started']}, {plan.earlier['status']}; its photos are those listed at "
-            f"{plan.listing.listed} (`retinafocus index --update` finds what came later)"
+            f"resumes  the run of {plan.earlier['started']}, {_EARLIER.get(status, status)}; its photos are those "
+            f"listed at {plan.listing.listed} (`retinafocus index --update` finds what came later)"
         )
     lines.append(
         f"runs     {plan.runner}, {workers.count} {workers.device} workers, {plan.detector.engine}, "
@@ -182,10 +195,6 @@ def describe_weights(info: WeightsInfo) -> str:
 
 def _shards(manifest: Any) -> int:
     return len(manifest.column("shard").unique())
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def duration(seconds: float) -> str:

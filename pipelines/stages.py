@@ -20,7 +20,7 @@ import pyarrow as pa
 from pipelines.attempts import marked
 from pipelines.budget import count_failures
 from pipelines.careful import DEADLY, CarefulLook, LookConfig, Stopped
-from pipelines.ledger import commit_shard, find_record, kept_rows, manifest_version, read_record
+from pipelines.ledger import check_mark, commit_shard, find_record, kept_rows, manifest_version, read_record
 from pipelines.limits import Limits
 from pipelines.looking import Looked, Looker, Row
 from pipelines.shard_tables import together
@@ -83,6 +83,10 @@ class StageConfig:
 
     careful: bool = False
     """Every photo in a process of its own that may die of it, not only those of shards whose worker died before."""
+
+    mark: str | None = None
+    """Of the command, in `run.json`: where another one stands there by the time a shard is done, nothing is committed.
+    None: nobody looks."""
 
 
 class DetectShard:
@@ -155,6 +159,8 @@ class DetectShard:
             careful = careful or self.config.careful or self._looks_again_at_deadly(row)
             looked = list(self._carefully(wanted) if careful else self._swiftly(wanted, shard))
             tables, worker = together(self._tables(looked, shard, attempt), kept), {"worker": self.worker}
+            if self.config.mark is not None:
+                check_mark(self.run, shard, self.config.mark)
             return commit_shard(
                 self.run, shard, attempt, tables, worker,
                 generation=generation, manifest_version=manifest_version(photos),

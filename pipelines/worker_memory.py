@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from pipelines.forecast import SampledPhoto
-from retinafocus.cascade import MAX_DECODERS
+from retinafocus.cascade import MAX_DECODERS, STREAM_BYTES
 from retinafocus.detector import Detector
-from retinafocus.footprint import NETWORK_BYTES
+from retinafocus.footprint import KEPT_BYTES, NETWORK_BYTES
 from retinafocus.levels import LevelPlan
 from retinafocus.sources import plan_decoding
 
@@ -31,8 +31,8 @@ def worker_bytes(photos: Sequence[tuple[SampledPhoto, LevelPlan]], detector: Det
         detector: of the worker.
 
     Returns:
-        Bytes of the files, of their pixels and of the network; on a GPU those of the CPU's memory alone. None where the
-        network's share has not been measured.
+        Bytes of the files, of their pixels and of the network with all that it comes to keep; on a GPU those of the
+        CPU's memory alone. None where the network's share has not been measured.
     """
     engine, batch = detector.engine, detector.engine.batch
     each = 0
@@ -43,24 +43,36 @@ def worker_bytes(photos: Sequence[tuple[SampledPhoto, LevelPlan]], detector: Det
         each = NETWORK_BYTES[detector.preset.backbone, name]
     waiting = WAITING if batch == 1 else GROUPS_WAITING * batch
     decoders = min(waiting, WAITING if batch == 1 else MAX_DECODERS)
-    decoding, held, looked_at = zip(*(_photo_bytes(photo, plan, detector) for photo, plan in photos), strict=True)
-    shown = max(min(plan.finest.pixels, detector.config.cascade.network_pixels) for _, plan in photos)
+    admitted = [pair for pair in photos if not _is_refused(*pair, detector)]
+    needed = [_photo_bytes(*pair, detector) for pair in admitted] or [(0, 0, 0)]
+    decoding, held, looked_at = zip(*needed, strict=True)
+    most = detector.config.cascade.network_pixels
+    shown = max((min(plan.finest.pixels, most) for _, plan in admitted), default=0)
     files = (waiting + batch) * max(photo.file_bytes for photo, _ in photos)
     pixels = decoders * max(decoding) + (waiting - decoders) * max(held) + batch * max(looked_at)
     # A batch is cut from its photos, and put together once more: as many pixels as one large picture has.
     pictures = PIXEL_BYTES * shown * (1 if batch == 1 else 2)
-    taken: int = FIRST_USE + files + pixels + pictures + each * shown
+    taken: int = FIRST_USE + files + pixels + pictures + each * shown + KEPT_BYTES.get(engine.name, 0)
     return taken
+
+
+def _is_refused(photo: SampledPhoto, plan: LevelPlan, detector: Detector) -> bool:
+    """Whether `cascade.prepare` refuses a photo by its header: in strips it would take too much as well."""
+    limit = detector.config.max_pixels
+    return photo.pixels > limit and photo.streamed_bytes + _tile_bytes(plan, detector) > STREAM_BYTES * limit
+
+
+def _tile_bytes(plan: LevelPlan, detector: Detector) -> int:
+    """Of the tiles that are open at a time where two rows of them overlap, in a photo read in strips."""
+    height, width = plan.finest.size
+    return PIXEL_BYTES * 2 * min(height, math.isqrt(detector.config.cascade.network_pixels)) * width
 
 
 def _photo_bytes(photo: SampledPhoto, plan: LevelPlan, detector: Detector) -> tuple[int, int, int]:
     """Of a photo beside its file: while it is prepared, while it waits, and while it is looked at."""
     config = detector.config
     if photo.pixels > config.max_pixels:
-        # Two rows of tiles are open at a time where they overlap; as `cascade.prepare` counts.
-        height, width = plan.finest.size
-        tiles = PIXEL_BYTES * 2 * min(height, math.isqrt(config.cascade.network_pixels)) * width
-        return photo.streamed_bytes, photo.streamed_bytes, photo.streamed_bytes + tiles
+        return photo.streamed_bytes, photo.streamed_bytes, photo.streamed_bytes + _tile_bytes(plan, detector)
     decoding = plan_decoding(photo.header, plan, config.cascade.finer_looks)
     coarse, fine = (_pyramid_bytes(photo, reduction) for reduction in (decoding.coarse, decoding.fine))
     prepared = max(photo.decoded_bytes[decoding.coarse], coarse)

@@ -100,7 +100,7 @@ def look_many(
     ways = [Way(photo, engine.preset, config, post) for photo in photos]
     while going := [way for way in ways if way.goes_on]:
         _look_at_next_level(going, engine)
-    return [way.error or way.result() for way in ways]
+    return [way.answer() for way in ways]
 
 
 def look(photo: PreparedPhoto, engine: Engine, config: CascadeConfig, post: PostConfig) -> PhotoResult:

@@ -236,7 +236,8 @@ class Explanation:
             yield f"and {(~weak).sum() - NAMED} of lower scores"
         if weak.any():
             best = self.result.trace.stack.scores[near[weak][0]]
-            yield f"{weak.sum()} more {MEANINGS[Outcome.WEAK]}, the best of score {best:.2f}"
+            more = " more" if len(named) else ""
+            yield f"{weak.sum()}{more} {MEANINGS[Outcome.WEAK]}, the best of score {best:.2f}"
         if not len(near) and self._saw(x, y, level):
             yield f"no candidate of score {FLOOR:g} or more"
 
@@ -276,8 +277,8 @@ class Explanation:
         unseen = [level for level in self.levels if not self._saw(x, y, level)]
         if unseen:
             yield self._unseen_words(x, y, unseen[0])
-        elif not len(reached) and not beside:
-            yield "Every level looked there: the network sees no face."
+        elif not len(reached):
+            yield f"Every level looked there: the network sees no {'other ' if beside else ''}face."
 
     def _face_words(self, number: int) -> str:
         score, level = self.result.trace.stack.scores[number], int(self.result.trace.stack.levels[number])

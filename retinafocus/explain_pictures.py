@@ -19,12 +19,14 @@ from PIL import Image, ImageDraw, ImageFont
 from retinafocus.draw import SHEET_COLOUR, SHEET_GAP, Colour, Pixels, draw_faces
 from retinafocus.explain import FLOOR, MEANINGS, Explanation, Outcome
 from retinafocus.faces import Faces
+from retinafocus.focus.stacking import left_to_finer
 from retinafocus.levels import Level
 from retinafocus.sources import PixelSource
 
-# Sides in pixels: the long one of a whole level, that of a close-up.
+# Sides in pixels: the long one of a whole level, that of a close-up, and the least width that a legend can be read at.
 VIEW = 1920
 CLOSE_UP = 560
+LEGEND = 800
 
 # A close-up shows so many times the smallest wanted face, or the best candidate, on a side.
 AROUND_SMALLEST = 8
@@ -90,7 +92,7 @@ def draw_level(explanation: Explanation, source: PixelSource, level: Level) -> P
         level: one of the photo's.
 
     Returns:
-        (H, W, 3) uint8 RGB, the level's long side at `VIEW` pixels or a little less.
+        (H, W, 3) uint8 RGB, the level's long side at `VIEW` pixels or less; as wide as the legend needs.
 
     Raises:
         PhotoError: as `photos.decode`.
@@ -100,7 +102,7 @@ def draw_level(explanation: Explanation, source: PixelSource, level: Level) -> P
     lines = [
         f"level {level.index} of {explanation.levels[-1].index}: scale {Fraction(level.scale)}, {level.size[1]} x "
         f"{level.size[0]} px, looked at: {explanation.how(level).removesuffix(' looked at')}",
-        _range_words(level),
+        _range_words(explanation, level),
     ]
     return _with_legend(drawn, lines, _legend(explanation, level))
 
@@ -109,15 +111,14 @@ def draw_overview(explanation: Explanation, source: PixelSource, point: tuple[fl
     """The photo with the faces of the run, and a cross at a point in photo pixels.
 
     Returns:
-        (H, W, 3) uint8 RGB, the long side at `VIEW` pixels or less.
+        (H, W, 3) uint8 RGB, the photo's long side at `VIEW` pixels or less; as wide as the caption needs.
 
     Raises:
         PhotoError: as `photos.decode`.
     """
     finest = explanation.levels[-1]
     height, width = explanation.result.plan.photo_size
-    scale = min(1.0, VIEW / max(height, width))
-    view = _View(finest, (0, 0, *finest.size[::-1]), (math.ceil(height * scale), math.ceil(width * scale)))
+    view = _View(finest, (0, 0, *finest.size[::-1]), _shown_size((height, width)))
     faces = explanation.faces
     boxes = view.place(finest.from_photo(faces.boxes)).astype(np.float32)
     landmarks = view.place(finest.from_photo(faces.landmarks)).astype(np.float32)
@@ -157,11 +158,15 @@ def draw_close_up(explanation: Explanation, source: PixelSource, x: float, y: fl
 
 
 def _whole(level: Level) -> _View:
-    """The level whole: enlarged by a whole number, or shrunk."""
-    height, width = level.size
-    zoom = VIEW / max(height, width)
+    """The level whole."""
+    return _View(level, (0, 0, *level.size[::-1]), _shown_size(level.size))
+
+
+def _shown_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) at which something of that size is shown: enlarged by a whole number, or shrunk."""
+    zoom = VIEW / max(size)
     zoom = math.floor(zoom) if zoom >= 1 else zoom
-    return _View(level, (0, 0, width, height), (math.ceil(height * zoom), math.ceil(width * zoom)))
+    return math.ceil(size[0] * zoom), math.ceil(size[1] * zoom)
 
 
 def _around(level: Level, x: float, y: float, side: float) -> _View:
@@ -287,12 +292,13 @@ def _draw_cross(pixels: Pixels, view: _View, point: tuple[float, float]) -> None
             cv2.line(pixels, start, end, colour, line)
 
 
-def _range_words(level: Level) -> str:
-    low, high = level.face_range
+def _range_words(explanation: Explanation, level: Level) -> str:
+    finest_high = min(look.level.face_range[1] for look in explanation.result.trace.looks)
+    low, high = left_to_finer(level, finest_high), level.face_range[1]
     if low == 0:
         return f"keeps faces of up to {high:.0f} px of the photo" if math.isfinite(high) else "keeps faces of any size"
     largest = f"to {high:.0f} px" if math.isfinite(high) else "px on"
-    return f"keeps faces from {low:.0f} {largest} of the photo" + ("; smaller ones where no finer level looked")
+    return f"keeps faces from {low:.0f} {largest} of the photo; smaller ones where no finer look holds them whole"
 
 
 def _legend(explanation: Explanation, level: Level) -> list[tuple[Colour | None, str]]:
@@ -313,7 +319,10 @@ def _legend(explanation: Explanation, level: Level) -> list[tuple[Colour | None,
 
 
 def _with_legend(pixels: Pixels, lines: Sequence[str], entries: Sequence[tuple[Colour | None, str]]) -> Pixels:
-    """The picture with lines of text and a legend below; text too wide for it is made smaller."""
+    """The picture with lines of text and a legend below: lines too wide for it are made smaller, and a picture too
+    narrow to be read under gets empty ground beside it."""
+    missing = max(0, (LEGEND if entries else CLOSE_UP) - pixels.shape[1])
+    pixels = np.asarray(cv2.copyMakeBorder(pixels, 0, 0, 0, missing, cv2.BORDER_CONSTANT, value=SHEET_COLOUR), np.uint8)
     width = pixels.shape[1]
     panel = Image.new("RGB", (width, 2 * TITLE * (len(lines) + len(entries) + 1)), SHEET_COLOUR)
     pen, x, y = ImageDraw.Draw(panel), 12, 10

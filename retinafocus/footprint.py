@@ -32,6 +32,9 @@ NETWORK_BYTES = {
     ("mobilenet025", "onnx"): 49,
 }
 
+# Bytes that an engine keeps for sizes of pictures that come often, at most; the others keep nothing.
+KEPT_BYTES = {"openvino": 2**27}
+
 
 def decoded_bytes(header: PhotoHeader, data: bytes, *, file_bytes: int | None = None, reduction: int = 1) -> int:
     """Peak memory of decoding a photo at once, in bytes.

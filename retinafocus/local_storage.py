@@ -6,9 +6,10 @@ import fcntl
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from time import sleep
 from typing import BinaryIO
 
 from retinafocus.errors import RunError
@@ -16,6 +17,9 @@ from retinafocus.storage import LOCK_FILE, Entry
 
 # Files begun and not finished carry this prefix; readers and the clean-up know it.
 TEMPORARY_PREFIX = ".unfinished-"
+
+# Seconds between tries to take the lock: who only asks whether it is held (`is_locked`) holds it for that moment.
+LOCK_PAUSES = (0.01, 0.03, 0.1)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -44,8 +48,10 @@ class LocalStorage:
         probe = f"{TEMPORARY_PREFIX}probe-{uuid.uuid4().hex}"
         try:
             self.put(probe, b"")
-            self.create_once(f"{probe}-link", b"")  # some network file systems know no hard links
-            self.delete(probe)
+            try:
+                self.create_once(f"{probe}-link", b"")  # some network file systems know no hard links
+            finally:
+                self.delete(probe)
             self.delete(f"{probe}-link")
         except OSError as error:
             reason = error.strerror or str(error)
@@ -53,14 +59,16 @@ class LocalStorage:
 
     @contextmanager
     def locked(self) -> Iterator[_LocalHold]:
-        # The system lets go of the lock when the process ends, however it ends.
-        with open(self.root / LOCK_FILE, "ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(
-                    f"{self.root}: another command is at work on this run; wait for it or stop it"
-                ) from error
+        try:
+            file = self._lock()
+        except BlockingIOError as error:
+            raise RunError(f"{self.root}: another command is at work on this run; wait for it or stop it") from error
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise RunError(
+                f"{self.root}: cannot be locked ({reason}); is it writable, and does its file system have locks?"
+            ) from error
+        with file:  # the system lets go of the lock when the process ends, however it ends
             yield _LocalHold()
 
     def is_locked(self) -> bool:
@@ -140,6 +148,21 @@ class LocalStorage:
                 except FileNotFoundError:  # deleted a moment ago
                     continue
                 yield Entry(name, status.st_size, file_time(status), None)
+
+    def _lock(self) -> BinaryIO:
+        """The lock's file, held until it is closed."""
+        with ExitStack() as stack:
+            file = stack.enter_context(open(self.root / LOCK_FILE, "ab"))
+            for pause in (*LOCK_PAUSES, None):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if pause is None:
+                        raise
+                    sleep(pause)
+            stack.pop_all()
+        return file
 
     def _write_temporary(self, name: str, data: bytes) -> Path:
         final = self.root / name

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,7 @@ FORGOTTEN_FILE = "manifest/forgotten.json"
 LEDGER_FOLDER = "_ledger"
 RUN_FILE = "run.json"
 _RECORD_NAME = re.compile(rf"{LEDGER_FOLDER}/(\d{{8}})(?:\.(\d{{4}}))?\.json")
+_RECORD_KEYS = {"shard", "generation", "manifest_version", "photos", "faces", "statuses", "files"}
 TABLES: dict[str, pa.Schema] = {"faces": FACES_SCHEMA, "images": IMAGES_SCHEMA, "timing": TIMING_SCHEMA}
 
 # A bucket answers each request after tens of milliseconds: columns of neighbouring row groups are read in one piece,
@@ -185,6 +187,12 @@ def read_run_file(storage: Storage) -> dict[str, Any] | None:
     return info
 
 
+def new_mark() -> dict[str, str]:
+    """What every command that changes a run writes into `run.json`: it tells late workers of earlier commands that
+    their time is over."""
+    return {"mark": uuid.uuid4().hex}
+
+
 def read_manifest(storage: Storage, *, shard: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:
     """The photos a run was asked to look at, without those that were forgotten since.
 
@@ -234,11 +242,17 @@ def read_ledger(storage: Storage) -> list[dict[str, Any]]:
     """The records that count of a run's ledger, in the order of the shards.
 
     Raises:
-        RunError: one is damaged.
+        RunError: one is damaged, or not of the shard that its name says.
     """
     current = current_records(storage.names(LEDGER_FOLDER))
-    names = [ledger_name(shard, generation) for shard, generation in current.items()]
-    return [_parse(name, data) for name, data in storage.read_many(names)]
+    names = {ledger_name(shard, generation): (shard, generation) for shard, generation in current.items()}
+    records = []
+    for name, data in storage.read_many(names):
+        record = _parse(name, data)
+        if not record.keys() >= _RECORD_KEYS or (record["shard"], record["generation"]) != names[name]:
+            raise RunError(f"{name}: is not the record of that shard; delete it and run `detect` again to redo it")
+        records.append(record)
+    return records
 
 
 def _parse(path: str, text: bytes) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class StorageConfig:
         if self.endpoint is not None:
             if not self.endpoint.startswith(("http://", "https://")):
                 raise SettingsError(f"endpoint is {redacted(self.endpoint)}; give http://HOST:PORT or https://HOST")
-            _refuse_secrets(self.endpoint)
+            refuse_secrets(self.endpoint)
         if self.anonymous and self.profile is not None:
             raise SettingsError("anonymous sends no keys, profile names some; leave one of them out")
 
@@ -251,7 +251,7 @@ def split_uri(uri: str) -> tuple[str, str, str]:
     Raises:
         SettingsError: it names no bucket, or carries secrets, a query or a fragment.
     """
-    _refuse_secrets(uri)
+    refuse_secrets(uri)
     parts = urlsplit(uri)
     if not parts.netloc:
         raise SettingsError(f"{uri}: names no bucket; write {parts.scheme}://BUCKET/KEY")
@@ -268,7 +268,13 @@ def redacted(text: str) -> str:
     return re.sub(r"(\w[\w+.-]*://[^?#\s]*)[?#][^\s'\")\],;]*", r"\1?...", text)
 
 
-def _refuse_secrets(uri: str) -> None:
+def refuse_secrets(uri: str) -> None:
+    """Make sure that a URI may stand in tables and logs.
+
+    Raises:
+        SettingsError: it has a user name or key in it, a query (signed addresses have their signature there) or a
+            fragment.
+    """
     parts = urlsplit(uri)
     if "@" in parts.netloc:
         raise SettingsError(

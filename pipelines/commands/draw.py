@@ -6,9 +6,16 @@ import argparse
 
 from pipelines.commands.command import EXIT_OK, Verbs, add_storage_options, add_verb, storage_config
 
+EXAMPLES = """\
+examples:
+  retinafocus draw out -o pictures --sheet                24 photos of the run on one sheet, pictures/sheet.jpg
+  retinafocus draw out -o pictures --limit 100            100 pictures
+  retinafocus draw out -o pictures --score-threshold 0.3  with all that the tables hold
+"""
+
 
 def add(verbs: Verbs) -> None:
-    parser = add_verb(verbs, "draw", "draw the faces of a run into pictures")
+    parser = add_verb(verbs, "draw", "draw the faces of a run into pictures", EXAMPLES)
     parser.add_argument("run", metavar="OUT", help="the -o folder of `retinafocus detect`")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for the pictures")
     parser.add_argument(

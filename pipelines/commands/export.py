@@ -6,9 +6,17 @@ import argparse
 
 from pipelines.commands.command import EXIT_OK, Verbs, add_verb
 
+EXAMPLES = """\
+examples:
+  retinafocus export --format onnx -o faces.onnx                       the weights that ship
+  retinafocus export --format openvino --precision int8 -o faces.xml   in 8-bit integers, with faces.bin beside it
+
+The file takes uint8 RGB pixels and gives what the network says; its metadata hold the anchors and the licence.
+"""
+
 
 def add(verbs: Verbs) -> None:
-    parser = add_verb(verbs, "export", "write the network as a file for other programs: ONNX or OpenVINO")
+    parser = add_verb(verbs, "export", "write the network as a file for other programs: ONNX or OpenVINO", EXAMPLES)
     parser.add_argument("--format", choices=("onnx", "openvino"), required=True, help="kind of file")
     parser.add_argument("--weights", metavar="FILE", help="weights file (default: the ones that ship)")
     parser.add_argument(

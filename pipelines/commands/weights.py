@@ -7,6 +7,19 @@ import sys
 
 from pipelines.commands.command import EXIT_OK, Verbs, add_verb
 
+CALIBRATE_EXAMPLES = """\
+examples:
+  retinafocus weights calibrate mobile025 ~/photos -o mine.safetensors    the weights that ship, on photos like yours
+  retinafocus detect ~/photos -o out --weights mine.safetensors --precision int8
+"""
+
+IMPORT_EXAMPLE = """\
+example:
+  retinafocus weights import mobilenet0.25_Final.pth --preset mobilenet025-1mb -o mine.safetensors
+
+NAME is mobilenet025-1mb, mobilenet025-biubug6 or resnet50-biubug6, after who published the file.
+"""
+
 
 def add(verbs: Verbs) -> None:
     parser = add_verb(
@@ -15,7 +28,9 @@ def add(verbs: Verbs) -> None:
         "import published weights, make weights ready for 8-bit integers, or show what a weights file holds",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    convert = add_verb(actions, "import", "turn a published RetinaFace .pth file into a weights file of ours")
+    convert = add_verb(
+        actions, "import", "turn a published RetinaFace .pth file into a weights file of ours", IMPORT_EXAMPLE
+    )
     convert.add_argument("file", metavar="FILE", help="the .pth file")
     convert.add_argument(
         "--preset", required=True, metavar="NAME", help="which variant it is: files of several variants look alike"
@@ -23,7 +38,10 @@ def add(verbs: Verbs) -> None:
     convert.add_argument("-o", "--output", required=True, metavar="OUT", help="the .safetensors file to write")
     convert.set_defaults(verb=_weights_import)
     measure = add_verb(
-        actions, "calibrate", "measure on photographs what weights need for --precision int8, and write them with it"
+        actions,
+        "calibrate",
+        "measure on photographs what weights need for --precision int8, and write them with it",
+        CALIBRATE_EXAMPLES,
     )
     measure.add_argument("weights", metavar="WEIGHTS", help="the weights file, or the name of weights that ship")
     measure.add_argument(

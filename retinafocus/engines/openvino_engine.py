@@ -14,6 +14,7 @@ from retinafocus.engines.graph import onnx_graph
 from retinafocus.engines.integers import check_processor
 from retinafocus.engines.openvino_import import core, openvino
 from retinafocus.engines.protocol import INT8, check_precision, check_ranges, joined, limit_threads, photo_errors
+from retinafocus.footprint import KEPT_BYTES
 from retinafocus.models import Outputs, RetinaFocus
 
 Request: TypeAlias = Any
@@ -28,7 +29,7 @@ OWN_PARAMETERS = 2**22
 
 # Memory of all of them, by what each was measured to take. A busy archive of 4K photos has some 25 sizes of chips and
 # levels. With the 12 commonest, which take that much, its photos take 17 % less time in the network; with all 21 %.
-OWN_BYTES = 2**27
+OWN_BYTES = KEPT_BYTES["openvino"]
 FIXED_BYTES = 9 * 2**20
 PIXEL_BYTES = 31
 
@@ -95,9 +96,7 @@ class OpenVinoEngine:
         size = (picture.shape[1], picture.shape[2])
         self._looks += 1
         if size in self._own:
-            self._own.move_to_end(size)
-            self._own[size].used_at = self._looks
-            return _answer(self._own[size].request, picture)
+            return self._own_answer(size, picture)
         if self._any_size is None:
             self._any_size = self._compiled(-1, -1)
         try:
@@ -109,6 +108,16 @@ class OpenVinoEngine:
         if self._keeps_own and size[0] * size[1] <= OWN_PIXELS:
             self._count(size, picture, outputs)
         return outputs
+
+    def _own_answer(self, size: tuple[int, int], picture: NDArray[np.uint8]) -> Outputs:
+        """The same by the network for that size."""
+        self._own.move_to_end(size)
+        self._own[size].used_at = self._looks
+        try:
+            return _answer(self._own[size].request, picture)
+        except RuntimeError:
+            del self._own[size]  # as above
+            raise
 
     def _count(self, size: tuple[int, int], picture: NDArray[np.uint8], outputs: Outputs) -> None:
         """Note that a picture of that size came, and compile a network for it if it came often."""

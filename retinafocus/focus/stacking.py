@@ -101,18 +101,30 @@ def stack(looks: Sequence[Look], *, border: float, nms_iou: float, keep_top_k: i
     levels = np.array([look.level.index for look in found], np.int16)[look_of]
     boxes, landmarks = _in_photo(found, look_of, levels)
     verdicts = _cut(found, look_of, border)
-    ranges = np.array([look.level.face_range for look in found])[look_of]
+    highs = np.array([look.level.face_range[1] for look in found])[look_of]
     sides = box_sides(torch.from_numpy(boxes)).numpy()
     finest_high = min(look.level.face_range[1] for look in looks)
-    small = sides <= np.maximum(ranges[:, 0], np.minimum(LEFT_TO_FINER * ranges[:, 0], finest_high))
+    small = sides <= np.array([left_to_finer(look.level, finest_high) for look in found])[look_of]
     small[small] = _seen_finer(boxes[small], levels[small], looks, border)
-    verdicts[(small | (sides > ranges[:, 1])) & (verdicts == Verdict.KEPT)] = Verdict.SIZE
+    verdicts[(small | (sides > highs)) & (verdicts == Verdict.KEPT)] = Verdict.SIZE
     boxes = clip_boxes(torch.from_numpy(boxes), found[0].level.photo_size).numpy()
     unseen = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
     verdicts[unseen & (verdicts == Verdict.KEPT)] = Verdict.OUTSIDE
     chosen = _without_duplicates(boxes, scores, levels, verdicts, nms_iou, keep_top_k)
     faces = Faces(boxes[chosen], scores[chosen], landmarks[chosen], levels[chosen])
     return Stack(faces, boxes, scores, levels, verdicts)
+
+
+def left_to_finer(level: Level, finest_high: float) -> float:
+    """Up to which size, inclusive, a level's faces are left to a finer look that holds them whole.
+
+    Args:
+        level: of the photo.
+        finest_high: the largest face that is kept from the finest level looked at; like the result sqrt(w*h) in photo
+            pixels.
+    """
+    low = level.face_range[0]
+    return max(low, min(LEFT_TO_FINER * low, finest_high))
 
 
 def _in_photo(

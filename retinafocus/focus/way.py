@@ -149,6 +149,8 @@ class Way:
                 self.seconds["decode"] += time.perf_counter() - start
                 left, top, right, bottom = self.boxes[number].tolist()
                 yield Part(self, self.level, (left, top, right, bottom), pixels)
+                if self.error is not None:  # of the network: the others need not be looked at
+                    return
                 start = time.perf_counter()
 
     def take(self, part: Part, outputs: Outputs) -> None:
@@ -171,7 +173,14 @@ class Way:
         # The time so far also stands for each level that was left out.
         self.seconds_until.extend(dict(self.seconds) for _ in range(self.index - finished.index))
 
-    def result(self) -> PhotoResult:
+    def answer(self) -> PhotoResult | PhotoError:
+        """What was found, or what kept the photo from being looked at."""
+        with self._errors_caught():
+            return self.error or self._result()
+        assert self.error is not None
+        return self.error
+
+    def _result(self) -> PhotoResult:
         start = time.perf_counter()
         stacked = stack(
             self.looks, border=self.config.border, nms_iou=self.post.nms_iou, keep_top_k=self.post.keep_top_k

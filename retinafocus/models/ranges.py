@@ -38,7 +38,8 @@ def read_ranges(text: str, convolutions: Collection[str]) -> Ranges:
     ranges = {str(name): (float(low), float(high)) for name, (low, high) in dict(json.loads(text)).items()}
     different = sorted(ranges.keys() ^ set(convolutions))
     if different:
-        raise ValueError(f"ranges: {different[0]} is {'no' if different[0] in ranges else 'a'} convolution of it")
+        fault = "is no convolution of it" if different[0] in ranges else "has none"
+        raise ValueError(f"ranges: {different[0]} {fault}")
     for name, (low, high) in ranges.items():
         if not -math.inf < low <= 0 <= high < math.inf:
             raise ValueError(f"ranges: {name} has {low:g} to {high:g}, which is no range around zero")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import subprocess
 import sys
 from dataclasses import fields
@@ -157,6 +158,24 @@ def test_export_writes_the_network(tiny_weights: Path, tmp_path: Path, capsys: p
     assert "end it with .xml for format openvino" in capsys.readouterr().err
 
 
+def test_every_example_in_a_help_text_can_be_typed() -> None:
+    parsers = [parser for verb in _verbs().values() for parser in (verb, *_choices(verb).values())]
+    lines = [line.strip() for parser in parsers for line in (parser.epilog or "").splitlines()]
+    commands = [line.split("  ")[0] for line in lines if line.startswith("retinafocus ")]
+    assert len(commands) >= 15
+    for command in commands:
+        cli._parser().parse_args(shlex.split(command)[1:])
+
+
 def _verbs() -> dict[str, argparse.ArgumentParser]:
-    (verbs,) = (action for action in cli._parser()._actions if isinstance(action.choices, dict))
-    return dict(verbs.choices or {})
+    return _choices(cli._parser())
+
+
+def _choices(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The verbs, or the actions of a verb; empty where there are none."""
+    return {
+        name: choice
+        for action in parser._actions
+        if isinstance(action.choices, dict)
+        for name, choice in action.choices.items()
+    }

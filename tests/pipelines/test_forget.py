@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from benchmarks.synthetic_run import ROOT, photo_path, write_run
@@ -73,8 +75,11 @@ def test_what_was_cut_short_is_finished_by_the_same_command(
             forget(storage.location, [PHOTO])
     assert image_id(PHOTO) not in read_manifest(storage).column("image_id").to_pylist()
     assert validate(storage.location).problems != {}
+    # Plain globs, which may see the photo's rows still, are promised of complete runs only.
+    assert not open_run(storage.location).complete
     forget(storage.location, [f"{ROOT}/{PHOTO}"])
     assert validate(storage.location).problems == {}
+    assert open_run(storage.location).complete
 
 
 def test_photo_that_is_not_in_the_run_is_refused_before_anything_is_written(storage: LocalStorage) -> None:
@@ -82,6 +87,29 @@ def test_photo_that_is_not_in_the_run_is_refused_before_anything_is_written(stor
         forget(storage.location, [PHOTO, "nobody.jpg"])
     assert not storage.exists(FORGOTTEN_FILE)
     assert [record["generation"] for record in read_ledger(storage)] == [0, 0, 0]
+
+
+def test_name_that_is_not_utf8_is_found_by_its_bytes_and_as_the_manifest_has_it(
+    storage: LocalStorage,
+) -> None:
+    manifest = read_manifest(storage)
+    listing = read_listing(storage)
+    assert listing is not None
+    name = os.fsdecode(b"caf\xe9.jpg")
+    row = {**manifest.slice(0, 1).to_pylist()[0], "image_id": image_id(name), "path": "caf%E9.jpg"}
+    manifest = pa.concat_tables([manifest, pa.Table.from_pylist([row], schema=manifest.schema)])
+    for photo in (name, "caf%E9.jpg"):
+        assert forgetting._identities(manifest, listing, set(), [photo]) == {image_id(name)}
+    with pytest.raises(SettingsError, match="is not in the run"):
+        forgetting._identities(manifest, listing, set(), [os.fsdecode(b"\xe9.jpg")])
+
+
+def test_folder_that_cannot_be_locked_is_an_error_in_words(
+    storage: LocalStorage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (storage.root / ".lock").mkdir()
+    assert main(["forget", storage.location, PHOTO]) == 1
+    assert "cannot be locked (Is a directory); is it writable" in capsys.readouterr().err
 
 
 def test_run_at_work_is_left_alone(storage: LocalStorage, tmp_path: Path) -> None:

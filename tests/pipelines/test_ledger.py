@@ -84,6 +84,22 @@ def test_highest_generation_of_a_shard_counts() -> None:
     assert [ledger_name(2), ledger_name(1, 2)] == names[:2]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"shard": 1}, id="another shard"),
+        pytest.param({"generation": 1}, id="another generation"),
+        pytest.param({"files": None}, id="lacks what it is for"),
+    ],
+)
+def test_record_that_is_not_the_one_its_name_says_is_an_error_in_words(tmp_path: Path, change: dict[str, Any]) -> None:
+    storage = LocalStorage(tmp_path)
+    record = {key: value for key, value in {**commit(storage, 0, "a"), **change}.items() if value is not None}
+    storage.put(ledger_name(0), json.dumps(record).encode())
+    with pytest.raises(RunError, match=r"00000000\.json: is not the record of that shard; delete it"):
+        read_ledger(storage)
+
+
 def test_second_attempt_gets_the_record_of_the_first_and_leaves_no_parts(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     first, second = commit(storage, 3, "first"), commit(storage, 3, "second")

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.inventory import absolute_inputs
 from pipelines.photo_lists import leads_outside, read_list
 from retinafocus.errors import SettingsError
 from retinafocus.storage import StorageConfig
@@ -40,6 +41,23 @@ def test_checksums_of_a_column(tmp_path: Path, suffix: str, column: str, value: 
     else:
         pq.write_table(pa.table({"image": ["1.jpg"], column: [value or None]}), path)
     assert _read(path) == [(str(tmp_path / "1.jpg"), said)]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        pytest.param("https://me:hush@host/a.jpg", id="password"),
+        pytest.param("https://host/a.jpg?X-Amz-Signature=hush", id="signed address"),
+        pytest.param("s3://bucket/a.jpg?token=hush", id="token"),
+    ],
+)
+def test_address_with_a_secret_in_it_never_gets_into_a_manifest(tmp_path: Path, uri: str) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text(f"{uri}\n")
+    for name in (lambda: _read(path), lambda: absolute_inputs([uri])):
+        with pytest.raises(SettingsError, match=r"has a (user name|query)") as caught:
+            name()
+        assert "hush" not in str(caught.value)
 
 
 @pytest.mark.parametrize("program", ["sha256sum", "md5sum"])

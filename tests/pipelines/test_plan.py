@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from collections import Counter
@@ -21,7 +22,7 @@ from pipelines.inventory import list_photos, manifest_table
 from pipelines.plan_report import PlanJob, Price, plan_report, price
 from pipelines.worker_memory import FIRST_USE, worker_bytes
 from retinafocus import Detector, DetectorConfig
-from retinafocus.errors import SettingsError
+from retinafocus.errors import PhotoError, SettingsError
 from retinafocus.footprint import decoded_bytes, streamed_bytes
 from retinafocus.levels import plan_levels
 
@@ -164,6 +165,32 @@ def test_predicted_memory_of_a_worker_is_above_its_peak_and_below_twice_that(
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
     assert found["taken"] <= found["predicted"] <= 2 * found["taken"], found
+
+
+def test_photo_that_its_header_refuses_takes_its_file_alone(tiny_weights: Path, tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(file, "jpeg", progressive=True)
+    data = bytearray(file.getvalue())
+    # The frame says 32,000 x 32,000 px, whose coefficients take 3 GB.
+    struct.pack_into(">HH", data, data.find(b"\xff\xc2") + 5, 32000, 32000)
+    (tmp_path / "large.jpg").write_bytes(data)
+    detector = Detector.from_pretrained(tiny_weights, DetectorConfig(device="cpu", engine="torch", threads=1))
+    with pytest.raises(PhotoError, match=r"more than the limit of 2\.0 GiB"):
+        detector.prepare(bytes(data))
+    (photo,) = read_headers(manifest_table(list_photos([str(tmp_path)])), 1).photos.values()
+    plan = detector.config.cascade.plan(photo.size, 20, detector.preset)
+    assert worker_bytes([(photo, plan)], detector) == FIRST_USE + 3 * len(data)
+
+
+def test_networks_that_openvino_comes_to_keep_count(tiny_weights: Path, archive: Path) -> None:
+    pytest.importorskip("openvino")
+    (photo,) = read_headers(manifest_table(list_photos([str(archive)])), 1).photos.values()
+    expected = {}
+    for engine in ("torch", "openvino"):
+        detector = Detector.from_pretrained(tiny_weights, DetectorConfig(device="cpu", engine=engine, threads=1))
+        plan = detector.config.cascade.plan(photo.size, 20, detector.preset)
+        expected[engine] = worker_bytes([(photo, plan)], detector)
+    assert expected["openvino"] == expected["torch"] + 2**27 + (61 - 63) * plan.finest.pixels
 
 
 def test_only_the_beginning_of_a_file_is_read_but_its_size_counts(tmp_path: Path) -> None:

@@ -254,5 +254,5 @@ def test_what_makes_no_sense_is_refused(photos: Path, tmp_path: Path, settings: 
 def test_words_count_every_kind(photos: Path, tmp_path: Path) -> None:
     _write(photos / "notes.txt")
     words = _index(photos, out=tmp_path / "out").splitlines()
-    assert words == ["photos   4, 0.00 GB", f"root     {photos}", "skipped  1: 1 other (.txt)"]
+    assert words == ["photos   4, 0.0 MB", f"root     {photos}", "skipped  1: 1 other (.txt)"]
     assert Counter(_update(tmp_path / "out")) == {"unchanged": 4}

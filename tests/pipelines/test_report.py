@@ -27,6 +27,12 @@ def test_photos_reported_one_by_one_are_not_counted_again_with_their_shard() -> 
     assert "3 faces, 1 failed" in stream.getvalue()
 
 
+def test_run_with_nothing_left_to_do_says_that_its_numbers_are_old() -> None:
+    stream = io.StringIO()
+    Progress(stream).nothing_to_do()
+    assert stream.getvalue().startswith("every photo is done already, nothing was looked at")
+
+
 def test_shards_alone_are_counted() -> None:
     stream = io.StringIO()
     progress = Progress(stream)

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import math
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -21,6 +22,7 @@ from retinafocus.cascade import CascadeConfig, PhotoResult, PreparedPhoto, look_
 from retinafocus.engines import TorchEngine
 from retinafocus.errors import PhotoError, SettingsError
 from retinafocus.focus.chips import ChipConfig
+from retinafocus.focus.stacking import Look, Stack, stack
 from retinafocus.levels import Level
 from retinafocus.models import FocusConfig, Outputs, Preset, RetinaFocus, get_preset
 from retinafocus.photos import read_header
@@ -493,6 +495,35 @@ class TestManyPhotos:
         assert [isinstance(result, PhotoError) for result in results] == [False, True, False]
         assert isinstance(results[0], PhotoResult)
         assert len(results[0].faces) == 1
+
+    def test_photo_whose_faces_take_too_much_memory_fails_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def picky(looks: Sequence[Look], **settings: Any) -> Stack:
+            if looks[0].level.photo_size == (300, 400):
+                raise MemoryError
+            return stack(looks, **settings)
+
+        monkeypatch.setattr("retinafocus.focus.way.stack", picky)
+        config = CascadeConfig(zoom=4)
+        photos = [photo_with(size, (20, 20, 60, 60)) for size in ((300, 400), (300, 404))]
+        ready = [prepare(photo, min_face=20, preset=FOCUS_PRESET, config=config) for photo in photos]
+        failed, found = look_many(ready, RedSquareEngine(FOCUS_PRESET), config, PostConfig())
+        assert isinstance(failed, PhotoError)
+        assert failed.status == "out_of_memory"
+        assert isinstance(found, PhotoResult)
+        assert len(found.faces) == 1
+
+    def test_nothing_more_is_looked_at_of_a_photo_that_failed(self) -> None:
+        class Failing(RedSquareEngine):
+            def run(self, pixels: np.ndarray) -> Outputs:
+                super().run(pixels)
+                raise PhotoError("model_error", "no")
+
+        config = CascadeConfig(mode="exhaustive", network_pixels=900 * 900)
+        ready = prepare(photo_with((300, 4000)), min_face=20, preset=PRESET, config=config)  # of two tiles
+        engine = Failing()
+        (failed,) = look_many([ready], engine, config, PostConfig())
+        assert isinstance(failed, PhotoError)
+        assert engine.calls == [1]
 
     def test_what_fails_together_is_tried_in_halves(self) -> None:
         sizes = []

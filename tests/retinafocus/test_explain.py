@@ -11,7 +11,16 @@ import pytest
 from retinafocus.cascade import CascadeConfig, PhotoResult, Trace
 from retinafocus.errors import SettingsError
 from retinafocus.explain import Explanation, Outcome
-from retinafocus.explain_pictures import CLOSE_UP, COLOURS, UNSEEN, draw_close_up, draw_level, draw_overview
+from retinafocus.explain_pictures import (
+    CLOSE_UP,
+    COLOURS,
+    LEGEND,
+    UNSEEN,
+    VIEW,
+    draw_close_up,
+    draw_level,
+    draw_overview,
+)
 from retinafocus.focus.stacking import Look, stack
 from retinafocus.levels import Level
 from retinafocus.models import FocusConfig, Preset, get_preset
@@ -75,6 +84,18 @@ def explanation(threshold: float = 0.3, preset: Preset = PRESET) -> Explanation:
     )  # fmt: skip
 
 
+def nothing_in(size: tuple[int, int]) -> Explanation:
+    """Of a photo of one level that was looked at whole, without a candidate."""
+    cascade = CascadeConfig(mode="exhaustive")
+    plan = cascade.plan(size, 20, PRESET)
+    (level,) = plan.levels
+    looks = (Look(level, (0, 0, *level.size[::-1]), candidates([])),)
+    stacked = stack(looks, border=3, nms_iou=0.4, keep_top_k=None)
+    trace = Trace(stack=stacked, looks=looks, focus_maps={}, times=())
+    result = dataclasses.replace(explanation().result, plan=plan, trace=trace, faces=stacked.faces)
+    return Explanation(result, PRESET, cascade, 0.3)
+
+
 def source() -> GivenPixels:
     return GivenPixels(np.full((*SIZE, 3), GREY, np.uint8))
 
@@ -119,6 +140,14 @@ class TestWords:
         )
         assert "overlapped" not in first
 
+    def test_face_beside_the_point_does_not_hide_that_nothing_else_was_seen(self) -> None:
+        # 80 px, from 40 to 120; the finer look saw the point too.
+        (first, *_) = explanation().words_at(130, 30)
+        assert first == (
+            "at 130,30: not found, but beside it a face of score 0.95 and 80 px, on level 0. Every level looked there: "
+            "the network sees no other face."
+        )
+
     def test_point_nobody_looked_at_closely_is_explained_by_the_focus_map(self) -> None:
         first, coarse, candidate, fine = explanation().words_at(292, 172)
         assert first.startswith(
@@ -135,10 +164,7 @@ class TestWords:
 
     def test_candidates_dropped_for_two_reasons_are_only_counted(self) -> None:
         words = explanation().words_at(238, 118)
-        assert (
-            "  1 more below the score threshold, and dropped for another reason as well, the best of score 0.05"
-            in words
-        )
+        assert "  1 below the score threshold, and dropped for another reason as well, the best of score 0.05" in words
         assert words[0] == "at 238,118: not found. Every level looked there: the network sees no face."
 
     @pytest.mark.parametrize("point", [(-1, 0), (384, 0), (0, 256), (float("nan"), 0)])
@@ -170,24 +196,25 @@ class TestPictures:
         assert drawn.shape[1] == 2 * CLOSE_UP + 3 * 4
         assert drawn.shape[0] > CLOSE_UP
 
-    def test_overview_has_the_photo_at_its_own_size_and_a_cross(self) -> None:
+    def test_overview_has_the_photo_enlarged_by_a_whole_number_and_a_cross(self) -> None:
         drawn = draw_overview(explanation(), source(), (292, 172))
-        assert drawn.shape[1] == 384
-        assert tuple(drawn[172, 292 + 20]) == (0, 255, 255)
-        assert tuple(drawn[172, 292]) == (GREY,) * 3
+        assert drawn.shape[1] == 5 * 384
+        assert tuple(drawn[5 * 172, 5 * 292 + 20]) == (0, 255, 255)
+        assert tuple(drawn[5 * 172, 5 * 292]) == (GREY,) * 3
 
     def test_photo_of_one_pixel_is_drawn(self) -> None:
-        plan = CascadeConfig(mode="exhaustive").plan((1, 1), 20, PRESET)
-        looks = (Look(plan.levels[0], (0, 0, 1, 1), candidates([])),)
-        stacked = stack(looks, border=3, nms_iou=0.4, keep_top_k=None)
-        trace = Trace(stack=stacked, looks=looks, focus_maps={}, times=())
-        result = dataclasses.replace(explanation().result, plan=plan, trace=trace, faces=stacked.faces)
-        nothing = Explanation(result, PRESET, CascadeConfig(mode="exhaustive"), 0.3)
+        nothing = nothing_in((1, 1))
         pixel = GivenPixels(np.zeros((1, 1, 3), np.uint8))
-        assert draw_level(nothing, pixel, plan.levels[0]).shape[1] > 0
+        assert draw_level(nothing, pixel, nothing.levels[0]).shape[1] == VIEW
         assert draw_close_up(nothing, pixel, 0, 0).shape[1] > 0
-        assert draw_overview(nothing, pixel).shape[1] == 1
+        assert draw_overview(nothing, pixel).shape[1] == VIEW
         assert nothing.words_at(0, 0)[0] == "at 0,0: not found. Every level looked there: the network sees no face."
+
+    def test_legend_of_a_thread_of_a_photo_can_be_read(self) -> None:
+        thread = nothing_in((1000, 2))
+        pixels = GivenPixels(np.zeros((1000, 2, 3), np.uint8))
+        assert draw_level(thread, pixels, thread.levels[0]).shape[1] == LEGEND
+        assert draw_overview(thread, pixels).shape[1] == CLOSE_UP
 
 
 def test_points_go_to_a_level_and_back() -> None:

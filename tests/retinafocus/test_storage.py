@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import pickle
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,7 @@ from benchmarks.faults import FAULTS, FaultyProxy, RandomFaults
 from retinafocus import local_storage
 from retinafocus.errors import RunError, SettingsError
 from retinafocus.local_storage import TEMPORARY_PREFIX
-from retinafocus.storage import Entry, Storage, StorageConfig, StorageError, open_storage, redacted
+from retinafocus.storage import LOCK_FILE, Entry, Storage, StorageConfig, StorageError, open_storage, redacted
 
 S3_PAGE = 50  # what the server of the tests lists at a time
 
@@ -117,6 +119,19 @@ def test_folder_is_held_by_one_command_at_a_time(storage: Storage) -> None:
     with again.locked():
         pass
     assert not storage.is_locked()
+
+
+def test_question_whether_a_folder_is_held_turns_no_command_away(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path)
+    with storage.locked():
+        pass
+    asking = os.open(tmp_path / LOCK_FILE, os.O_RDONLY)  # as `is_locked` does, for a moment
+    fcntl.flock(asking, fcntl.LOCK_SH)
+    asked = threading.Timer(0.02, os.close, [asking])
+    asked.start()
+    with storage.locked():
+        assert storage.is_locked()
+    asked.join()
 
 
 def test_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

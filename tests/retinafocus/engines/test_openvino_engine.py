@@ -118,6 +118,16 @@ def test_network_is_compiled_anew_after_a_failure(engine: OpenVinoEngine, pictur
     assert as_bytes(engine.run(pictures(40, 41))) == wanted
 
 
+def test_own_network_is_given_up_after_a_failure(engine: OpenVinoEngine, pictures: Pictures) -> None:
+    wanted = as_bytes(engine.run(pictures(40, 41)))
+    engine.run(pictures(40, 41))
+    assert list(engine._own) == [(40, 41)]
+    with pytest.raises(PhotoError):
+        engine.run(pictures(40, 41)[..., :2].copy())
+    assert not engine._own
+    assert as_bytes(engine.run(pictures(40, 41))) == wanted
+
+
 @pytest.fixture(scope="module")
 def in_integers(ranged_model: RetinaFocus) -> OpenVinoEngine:
     try:

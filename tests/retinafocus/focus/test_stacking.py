@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from retinafocus.faces import Faces
-from retinafocus.focus.stacking import Look, Stack, Verdict, stack
+from retinafocus.focus.stacking import Look, Stack, Verdict, left_to_finer, stack
 from retinafocus.levels import Level
 from retinafocus.postprocessing import Candidates
 
@@ -48,6 +48,17 @@ class TestStack:
     def test_no_levels_and_no_candidates_are_no_faces(self) -> None:
         assert len(faces_of([])) == 0
         assert len(faces_of([(level_of((10, 10)), candidates_of())])) == 0
+
+    @pytest.mark.parametrize(
+        ("finer_high", "left"),
+        [
+            pytest.param(math.inf, 20, id="twice the lower end"),
+            pytest.param(15, 15, id="what the finer level keeps"),
+            pytest.param(5, 10, id="the lower end"),
+        ],
+    )
+    def test_size_that_is_left_to_a_finer_look(self, finer_high: float, left: float) -> None:
+        assert left_to_finer(level_of((100, 100), face_range=(10, 40)), finer_high) == left
 
     def test_boxes_and_landmarks_are_carried_to_the_photo(self) -> None:
         level = level_of((100, 61), scale=0.5, index=3)  # 31 px wide
