@@ -82,16 +82,17 @@ def test_cascade_prints_a_table_for_each_density_and_one_by_chips(
 def test_photos_are_sorted_by_their_chips_and_compared_with_the_faster_decoder() -> None:
     times = {"simplejpeg": 0.5, "OpenCV": 1.0, "exhaustive": 10.0, "whole": 9.0}
     rows = [
-        {"set": "sparse", "photo": number, "way": way, "core_seconds": core, "chip_share": share}
-        for number, (focus, share) in enumerate([(1.0, 0.0), (1.5, 0.05), (12.0, 1.0)])
+        {"set": "sparse", "photo": number, "way": way, "core_seconds": core, "chip_share": share, "chips": chips}
+        for number, (focus, share, chips) in enumerate([(1.0, 0.0, 0), (1.2, 0.0, 1), (1.5, 0.05, 1), (12.0, 1.0, 1)])
         for way, core in (times | {"focus": focus}).items()
     ]
     table = cascade._by_chips(rows)
     assert "| no chips | 1 | 1.000 | 2.0 (2) | 9.0 (6) | 0.10 |" in table
-    assert "| up to 1 % | 0 | - | - | - | - |" in table
+    assert "| up to 1 % | 1 | 1.200 | 2.4 (4) | 7.5 (6) | 0.12 |" in table  # chips on a level between alone
+    assert "| 5 to 50 % | 0 | - | - | - | - |" in table
     assert "| 1 to 5 % | 1 | 1.500 | 3.0 (4) | 6.0 (6) | 0.15 |" in table
     assert "| more | 1 | 12.000 | 24.0 | 0.8 | 1.20 (1.1) |" in table
-    assert "| sparse | 3 | 4.833 | 9.7 | 1.9 | 0.48 (1.1) |" in table
+    assert "| sparse | 4 | 3.925 | 7.8 | 2.3 | 0.39 (1.1) |" in table
 
 
 def test_quality_is_of_the_wanted_sizes(photos: list[LabelledPhoto]) -> None:
