@@ -100,6 +100,7 @@ def connect(address: str | None, *, cpus: int) -> bool:
 
     Raises:
         SettingsError: no cluster answers at that address.
+        RunError: a private one did not start.
     """
     if ray.is_initialized():
         return False
@@ -108,7 +109,13 @@ def connect(address: str | None, *, cpus: int) -> bool:
         if address is None:
             # More processors than the machine has are only a number to Ray: they let its own small tasks run beside us.
             count = max(os.cpu_count() or 1, cpus + FREE_CPUS)
-            ray.init(address="local", num_cpus=count, include_dashboard=False, **quiet)
+            try:
+                ray.init(address="local", num_cpus=count, include_dashboard=False, **quiet)
+            except Exception as error:  # Ray 2.60 raises nothing more exact where its servers do not come up in time
+                raise RunError(
+                    f"Ray did not start here ({error}); where the machine is busy, run the same command again later, or "
+                    "use --runner local"
+                ) from error
             return True
         try:
             ray.init(address=address, **quiet)

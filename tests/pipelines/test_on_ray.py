@@ -18,7 +18,7 @@ import pytest
 
 from pipelines.limits import Limits
 from retinafocus import open_run
-from retinafocus.errors import SettingsError
+from retinafocus.errors import RunError, SettingsError
 from retinafocus.runs import Run
 
 from .conftest import add_fault, rows_without
@@ -48,6 +48,18 @@ def undisturbed(
     run_job: Callable[..., Run], larger_archive: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Run:
     return run_job(larger_archive, tmp_path_factory.mktemp("undisturbed"), tiny_weights, runner="local", workers="2")
+
+
+def test_ray_that_does_not_start_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines import on_ray
+
+    def timed_out(**settings: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(on_ray.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(on_ray.ray, "init", timed_out)
+    with pytest.raises(RunError, match=r"Ray did not start here \(The current node timed out .* --runner local"):
+        on_ray.connect(None, cpus=1)
 
 
 def test_two_actors_write_the_tables_of_the_local_run(
