@@ -174,6 +174,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.close()
         self.close_connection = True
 
+    def handle(self) -> None:
+        with suppress(ConnectionError):  # the client is gone: it was killed, or had enough
+            super().handle()
+
     def finish(self) -> None:
         with suppress(OSError, ValueError):  # closed by `_reset`, or by the client
             super().finish()

@@ -113,8 +113,8 @@ def connect(address: str | None, *, cpus: int) -> bool:
                 ray.init(address="local", num_cpus=count, include_dashboard=False, **quiet)
             except Exception as error:  # Ray 2.60 raises nothing more exact where its servers do not come up in time
                 raise RunError(
-                    f"Ray did not start here ({error}); where the machine is busy, run the same command again later, or "
-                    "use --runner local"
+                    f"Ray did not start here ({error}); where the machine is busy, run the same command again later, "
+                    "or use --runner local"
                 ) from error
             return True
         try:
