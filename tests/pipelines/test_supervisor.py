@@ -96,8 +96,9 @@ def test_deaths_that_have_nothing_to_do_with_photos_end_it_at_once(
 def _start(tmp_path: Path, body: str) -> subprocess.Popen[str]:
     """A process of its own that supervises that body."""
     (tmp_path / "supervised_work.py").write_text(f"{WORK}\ndef work():\n    attempt = begin()\n    {body}\n")
-    code = "import sys; from pipelines import supervisor; sys.exit(supervisor.supervise(ENTRY, sys.argv[1:]))"
-    code = code.replace("ENTRY", "'supervised_work:work'")
+    # A shell starts what it puts into the background deaf to Ctrl-C, the test suite for one.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from pipelines import supervisor; sys.exit(supervisor.supervise('supervised_work:work', sys.argv[1:]))"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], env=environment, text=True, stderr=subprocess.PIPE
