@@ -20,6 +20,9 @@ shard has its record (adding up, clean-up, the last words)."""
 COMMAND, AT_WORK, RAY_WORKER, CAREFUL = "command", "process at work", "Ray worker", "careful child"
 TARGETS = (COMMAND, AT_WORK, RAY_WORKER, CAREFUL)
 
+# How often the victims of the next kill are looked for: that takes longer than a commit does.
+VICTIMS_SECONDS = 0.25
+
 COMMAND_SECONDS = 900.0
 """A command that takes longer hangs: those of a chaos run take seconds, on a busy machine a minute."""
 
@@ -113,6 +116,7 @@ def run_and_kill(
     """
     kills: list[Kill] = []
     aim, due, until = next(aims, None), None, time.monotonic() + COMMAND_SECONDS
+    looked, victims = 0.0, list[psutil.Process]()
     while tree.command.poll() is None:
         if (now := time.monotonic()) > until:
             raise TimeoutError(f"the command did not end within {COMMAND_SECONDS:g} s")
@@ -120,25 +124,27 @@ def run_and_kill(
         meanwhile(phase)
         if aim is not None and due is None and PHASES.index(phase) >= PHASES.index(aim.phase):
             due = now + aim.delay
-        if aim is not None and due is not None and now >= due and _killed(tree, aim.target, draws):
+        if aim is not None and now >= looked + VICTIMS_SECONDS:
+            looked, victims = now, [process for process in tree.living() if _kind(process, tree) == aim.target]
+        if aim is not None and due is not None and now >= due and _killed(victims, draws):
             kills.append(Kill(aim.target, phase))
             if aim.target == COMMAND:
                 break
             (observer.begins_anew if aim.target == AT_WORK else observer.goes_on)()
-            aim, due = next(aims, None), None
+            aim, due, looked = next(aims, None), None, 0.0
         time.sleep(look_seconds if aim is not None else 0.1)
     tree.command.wait()
     return kills
 
 
-def _killed(tree: ProcessTree, target: str, draws: random.Random) -> bool:
-    """Kill a process of that kind; False if none is there (yet)."""
-    victims = [process for process in tree.living() if _kind(process, tree) == target]
-    if not victims:
-        return False
+def _killed(victims: list[psutil.Process], draws: random.Random) -> bool:
+    """Kill one of them; False if none is there (yet, or any more)."""
     try:
-        draws.choice(victims).kill()
-    except psutil.Error:
+        victim = draws.choice(victims)
+        if victim.status() == psutil.STATUS_ZOMBIE:
+            return False
+        victim.kill()
+    except (IndexError, psutil.Error):
         return False
     return True
 

@@ -40,8 +40,8 @@ AIMS = {"start-up": 2, "work": 3, "commit": 3, "end": 2}
 
 # Longest waits in a phase before the kill, in seconds: on a disk, and in a store, which answers slowly. With Ray, its
 # start counts as work.
-WAITS = {"start-up": 6.0, "work": 2.5, "commit": 0.02, "end": 0.05}
-WAITS_S3 = {"start-up": 8.0, "work": 5.0, "commit": 0.15, "end": 0.6}
+WAITS = {"start-up": 6.0, "work": 2.5, "commit": 0.005, "end": 0.05}
+WAITS_S3 = {"start-up": 8.0, "work": 5.0, "commit": 0.05, "end": 0.6}
 RAY_WORK_WAIT = 20.0
 START_OF_SMALL_COMMANDS = 2.0
 
