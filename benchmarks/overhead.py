@@ -24,9 +24,10 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -127,9 +128,9 @@ def alternate(photos: Path, out: Path) -> None:
     spent = {"loop": [0.0, 0.0], "stage": [0.0, 0.0]}
     for number, row in enumerate(shard_rows(manifest)):
         names = manifest.filter(pc.equal(manifest.column("shard"), row["shard"])).column("uri").to_pylist()
-        ways = {
-            "loop": lambda names=names: _loop(stage.detector, [Path(name) for name in names]),
-            "stage": lambda row=row: stage.detect_shard({**row, "generation": 0, "retry": ""}),
+        ways: dict[str, Callable[[], object]] = {
+            "loop": partial(_loop, stage.detector, [Path(name) for name in names]),
+            "stage": partial(stage.detect_shard, {**row, "generation": 0, "retry": ""}),
         }
         for way in sorted(ways, reverse=number % 2 == 1):
             wall, processor = time.perf_counter(), time.process_time()
