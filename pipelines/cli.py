@@ -19,9 +19,11 @@ from pipelines.commands import (
     export,
     forget,
     index,
+    make_4k,
     plan,
     status,
     train,
+    tune,
     validate,
     weights,
 )
@@ -30,7 +32,8 @@ from pipelines.supervisor import Supervisor, stoppable, supervise
 
 # In the order of `--help`.
 VERBS = (
-    detect, index, plan, status, validate, forget, draw, explain, evaluate, train, demo, data, weights, export, doctor,
+    detect, index, plan, status, validate, forget, draw, explain, evaluate, make_4k, train, tune, demo, data, weights,
+    export, doctor,
 )  # fmt: skip
 
 DESCRIPTION = """\

@@ -38,10 +38,14 @@ class Progress:
     Args:
         stream: where to; None for stderr.
         supervisor: also told how far it is.
+        counted: what is looked at, if not photos.
     """
 
-    def __init__(self, stream: TextIO | None = None, supervisor: Supervisor | None = None) -> None:
+    def __init__(
+        self, stream: TextIO | None = None, supervisor: Supervisor | None = None, counted: str = "photos"
+    ) -> None:
         self._supervisor = supervisor or Supervisor()
+        self._counted = counted
         self.console = Console(file=stream or sys.stderr, highlight=False)
         self._lock = threading.Lock()
         self._bar: Bar | None = None
@@ -49,16 +53,20 @@ class Progress:
         self._photos = self._faces = self._failed = self._total = self._before = 0
         self._started = self._logged = 0.0
 
+    def begun(self) -> None:
+        """The run in the output folder is this command's own: if this process dies, it is to be continued."""
+        self._supervisor.begun()
+
     def start(self, total: int, *, done: int) -> None:
         """Begin; `done` photos have their rows from an earlier attempt."""
-        self._supervisor.begun()
         self._total, self._photos, self._before = total, done, done
+        self._faces = self._failed = 0
         self._started = self._logged = monotonic()
         if done:
-            self.console.print(f"{done:,} of {total:,} photos are done already, going on with the rest")
+            self.console.print(f"{done:,} of {total:,} {self._counted} are done already, going on with the rest")
         if self.console.is_terminal:
             self._bar = Bar(
-                TextColumn("photos"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
+                TextColumn(self._counted), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
                 TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console,
             )  # fmt: skip
             self._bar.add_task("", total=total, completed=done)
@@ -67,6 +75,10 @@ class Progress:
     def nothing_to_do(self) -> None:
         """The run was complete before the command came."""
         self.console.print("every photo is done already, nothing was looked at; this is what was found then:")
+
+    def note(self, words: str) -> None:
+        """Something the user should know meanwhile."""
+        self.console.print(words, soft_wrap=True)
 
     def photo(self, faces: int | None) -> None:
         """One photo is done; `faces` is None if it could not be looked at."""
@@ -99,11 +111,11 @@ class Progress:
 
     def _line(self) -> str:
         rate = (self._photos - self._before) / max(monotonic() - self._started, 1e-9)
-        return f"{rate:.1f} photos/s, {self._faces:,} faces, {self._failed:,} failed"
+        return f"{rate:.1f} {self._counted}/s, {self._faces:,} faces, {self._failed:,} failed"
 
     def _log(self) -> None:
         self._logged = monotonic()
-        self.console.print(f"photos {self._photos:,} of {self._total:,}: {self._line()}", soft_wrap=True)
+        self.console.print(f"{self._counted} {self._photos:,} of {self._total:,}: {self._line()}", soft_wrap=True)
 
 
 def summary(folder: str, run: dict[str, Any]) -> str:
@@ -151,19 +163,22 @@ def describe_plan(plan: Plan) -> str:
             f"resumes  the run of {plan.earlier['started']}, {_EARLIER.get(status, status)}; its photos are those "
             f"listed at {plan.listing.listed} (`retinafocus index --update` finds what came later)"
         )
+    detector = plan.detector
     lines.append(
-        f"runs     {plan.runner}, {workers.count} {workers.device} workers, {plan.detector.engine}, "
-        f"{plan.detector.precision}; faces from {plan.detector.min_face:g} px, "
-        f"scores from {plan.detector.score_threshold:g}"
+        f"runs     {plan.runner}, {workers.count} {workers.device} workers, {detector.engine}, {detector.precision}; "
+        f"{detector.whole_looks or f'faces from {detector.min_face:g} px'}, scores from {detector.score_threshold:g}"
     )
     # The words depend on the smallest face alone; a large photo has every level there can be.
-    levels = plan.detector.cascade.plan((1 << 15, 1 << 15), plan.detector.min_face, plan.weights.preset)
-    if levels.not_found:
+    levels = detector.cascade.plan((1 << 15, 1 << 15), detector.min_face, plan.weights.preset)
+    if levels.not_found and detector.whole_looks is None:
         lines.append(f"note     {levels.not_found}")
-    if plan.forecast is not None and plan.forecast.sampled:
+    if plan.forecast is not None and not plan.forecast.photos:
+        lines.append("expected nothing: every photo is done already")
+    elif plan.forecast is not None and plan.forecast.sampled:
         expected = plan.forecast
+        left = f" for the {expected.photos:,} photos that are left" if plan.earlier is not None else ""
         lines.append(
-            f"expected {duration(expected.seconds)}: {expected.network_megapixels:.1f} of "
+            f"expected {duration(expected.seconds)}{left}: {expected.network_megapixels:.1f} of "
             f"{expected.exhaustive_megapixels:.1f} Mpx through the network and {expected.seconds_per_photo:.2f} s for "
             f"each photo (from {expected.looked_at} looked at, {expected.sampled} headers)"
         )

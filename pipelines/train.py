@@ -13,10 +13,19 @@ from pathlib import Path
 from pipelines.settings import settings_toml
 from pipelines.train_config import TrainConfig, first_difference, read_train_config
 from pipelines.train_log import METRICS, UNREADABLE, read_metrics
-from pipelines.train_worker import BEST_FILE, LAST_FILE, LocalSession, build_samples, evaluation_photos, work
+from pipelines.train_worker import (
+    BEST_FILE,
+    LAST_FILE,
+    LocalSession,
+    build_samples,
+    evaluation_photos,
+    pictures_folder,
+    work,
+)
 from retinafocus.draw import contact_sheet, save_picture
 from retinafocus.engines import resolve_device
 from retinafocus.errors import PhotoError, RunError, SettingsError
+from retinafocus.evaluation.wider_protocol import protocol_photos
 from retinafocus.training.show import draw_sample
 from retinafocus.training.start import starting_model
 
@@ -92,12 +101,14 @@ def _check(config: TrainConfig, runner: str) -> None:
     if config.loop.batch_norm == "synchronised" and config.device == "cpu":
         raise SettingsError("loop.batch_norm is synchronised, which works on CUDA only; choose train")
     build_samples(config, _print_error)
-    evaluation_photos(config)
+    photos = evaluation_photos(config)
+    if config.evaluation.protocol == "widerface":
+        protocol_photos(photos, pictures_folder(config))  # refuses names that the protocol could not tell apart
     judged, learned = config.evaluation.folder, config.data.folders
     if judged and Path(judged).resolve() in {Path(folder).resolve() for folder in learned}:
         print(f"note: evaluation.folder {judged} is also learned from: its AP says nothing of other photos")
-    if config.model.init or config.model.backbone:
-        starting_model(config.model.to_preset(), init=config.model.init, backbone=config.model.backbone)
+    if (start := config.model).init or start.backbone:
+        starting_model(start.to_preset(), init=start.init, backbone=start.backbone, heads=start.heads)
 
 
 def _open_folder(config: TrainConfig, resume: bool, runner: str) -> None:

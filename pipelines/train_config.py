@@ -13,13 +13,29 @@ from retinafocus.models import Preset, get_preset
 from retinafocus.training.loop import LoopConfig
 from retinafocus.training.losses import LossConfig
 from retinafocus.training.samples import SampleConfig
-from retinafocus.training.start import preset_with_focus
+from retinafocus.training.start import Heads, check_heads, preset_with_anchors, preset_with_focus
 from retinafocus.training.targets import MATCH_PRESETS, MatchConfig
 
 NAMED: Named = {MatchConfig: MATCH_PRESETS}
 
 MAY_CHANGE = ("workers", "loaders", "threads", "device", "max_failures", "data.cache_gib")
 """Settings that may differ when a training goes on: they decide where it runs, not what it learns."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnchorSettings:
+    """Other anchors than the preset's, in network-input pixels; `retinafocus tune anchors` estimates some."""
+
+    sizes: tuple[tuple[float, ...], ...] = ()
+    """sqrt(width * height) of the anchors: a list for each of the strides 8, 16 and 32, equally many in each. Empty:
+    the preset's."""
+
+    ratio: float = 0.0
+    """Their height over width. 0: the preset's."""
+
+    face_range: tuple[float, float] = (0.0, 0.0)
+    """Smallest and largest face found reliably, on which the levels of the cascade rest. 0 and 0: the preset's, moved
+    in the proportion in which the smallest and the largest anchor change. `retinafocus data focus-study` tells."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,14 +55,24 @@ class ModelConfig:
     """Classification checkpoint for the backbone: a file, or imagenet for torchvision's ResNet weights, which
     torchvision downloads unless its cache has them. Empty: random weights."""
 
+    heads: Heads = "keep"
+    """Detection heads of `init` where the anchors are others: keep refuses, for boxes are offsets from anchors. adapt
+    takes them over for equally many anchors of other sizes, which a short training mends. new starts them anew."""
+
+    anchors: AnchorSettings = field(default_factory=AnchorSettings)
+    """Anchors other than the preset's."""
+
     def __post_init__(self) -> None:
-        preset_with_focus(get_preset(self.preset), self.focus)
+        self.to_preset()
+        check_heads(self.init, self.heads)
         if self.init and self.backbone:
             raise SettingsError("init and backbone are both set; a detector brings its own backbone: keep one")
 
     def to_preset(self) -> Preset:
-        """The preset with the chosen focus branch."""
-        return preset_with_focus(get_preset(self.preset), self.focus)
+        """The preset with the chosen focus branch and anchors."""
+        anchors = self.anchors
+        preset = preset_with_anchors(get_preset(self.preset), anchors.sizes, anchors.ratio, anchors.face_range)
+        return preset_with_focus(preset, self.focus)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +114,10 @@ class EvaluationConfig:
 
     min_face: float = 10.0
     """The smallest face looked for, sqrt(width * height) in photo pixels. Halving it makes it four times as long."""
+
+    protocol: Literal["ap", "widerface"] = "ap"
+    """What is told: the AP of our own scorer, or beside it that of WIDER FACE's easy, medium and hard faces, here those
+    of at least 50, 30 and 10 px height. The best weights are those of the highest AP of our own scorer either way."""
 
     def __post_init__(self) -> None:
         if self.photos < 0 or self.every < 1 or self.min_face <= 0:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from retinafocus.draw import save_picture
+from retinafocus.evaluation.wider_protocol import SETTINGS
 from retinafocus.training.curves import draw_curves
 
 METRICS, CURVES, TENSORBOARD, UNREADABLE = "metrics.jsonl", "curves.png", "tensorboard", "unreadable.jsonl"
@@ -20,7 +21,7 @@ _PLACES = ("step", "epoch", "crops")
 
 PANELS = {
     "losses": ("total", "classes", "boxes", "landmarks", "focus"),
-    "on the evaluation photos": ("ap", "map", "recall"),
+    "on the evaluation photos": ("ap", "map", "recall", "ap easy", "ap medium", "ap hard"),
     "learning rate": ("learning_rate",),
 }
 
@@ -87,6 +88,7 @@ def describe_row(row: Row, steps: int) -> str:
     words = [f"step {row['step']:,} of {steps:,}", f"loss {_text(row.get('total'), '.4g')}"]
     if row.get("ap") is not None:
         words.append(f"AP {100 * row['ap']:.1f}")
+        words += [f"{name} {100 * row[f'ap {name}']:.1f}" for name in SETTINGS if row.get(f"ap {name}") is not None]
     words.append(f"{_text(row.get('crops_per_s'), '.3g')} crops/s")
     if row.get("unreadable"):
         words.append(f"{row['unreadable']:g} photos cannot be read, see {UNREADABLE}")

@@ -32,7 +32,7 @@ from retinafocus.training.loop import Training, fit
 from retinafocus.training.pixels import PhotoPixels, ReadableSamples
 from retinafocus.training.samples import Batch, CropSamples, Sample, collate
 from retinafocus.training.start import starting_model
-from retinafocus.training.validation import detect_labelled, detection_metrics
+from retinafocus.training.validation import detect_labelled, detection_metrics, protocol_metrics
 from retinafocus.weights import save_model
 
 CHECKPOINT_FILE, WORKERS_FILE = "checkpoint.pt", "workers.json"
@@ -85,8 +85,10 @@ def work(config: TrainConfig, session: Session) -> None:
 
 
 def _build_training(config: TrainConfig, session: Session) -> Training:
-    preset = config.model.to_preset()
-    model = starting_model(preset, init=config.model.init, backbone=config.model.backbone, seed=config.seed)
+    start = config.model
+    model = starting_model(
+        start.to_preset(), init=start.init, backbone=start.backbone, seed=config.seed, heads=start.heads
+    )
     model = model.to(session.device).to(memory_format=torch.channels_last)
     return Training(model, config.loop, config.loss, precision=config.precision, wrap=session.wrap)
 
@@ -203,7 +205,10 @@ class Judge:
         found: list[PhotoDetections | None] = [None] * len(self.photos)
         for place, share in enumerate(shares):
             found[place::workers] = share
-        return detection_metrics(self.photos, found)
+        metrics = detection_metrics(self.photos, found)
+        if self.config.evaluation.protocol == "widerface":
+            metrics |= protocol_metrics(self.photos, found, pictures_folder(self.config))
+        return metrics
 
 
 def _keep_best(training: Training, config: TrainConfig, log: TrainLog, row: dict[str, float]) -> None:
@@ -299,6 +304,11 @@ def build_samples(config: TrainConfig, tell: Callable[[PhotoError], None]) -> Re
     sample = dataclasses.replace(config.sample, seed=config.seed + config.sample.seed)
     preset, weights = config.model.to_preset(), config.data.source_weights
     return ReadableSamples(CropSamples(photos, pixels, preset=preset, config=sample, source_weights=weights), tell)
+
+
+def pictures_folder(config: TrainConfig) -> Path:
+    """Where the evaluation photos lie, below which their names begin."""
+    return Path(config.evaluation.folder) / "images"
 
 
 def evaluation_photos(config: TrainConfig) -> list[LabelledPhoto]:

@@ -134,6 +134,16 @@ class CropSamples(Dataset[Sample]):
 
     def __getitem__(self, number: int) -> Sample:
         """Sample `number`, from 0 on."""
+        crop, rng = self._cut(number)
+        crop = crop._replace(pixels=distort(crop.pixels, rng, self.config.photometry))
+        return Sample(crop, *self._targets(crop))
+
+    def crop(self, number: int) -> LabelledCrop:
+        """The crop of sample `number` before its pixels are changed."""
+        return self._cut(number)[0]
+
+    def _cut(self, number: int) -> tuple[LabelledCrop, np.random.Generator]:
+        """The crop, and what goes on to decide everything random about its sample."""
         rng = np.random.default_rng((self.config.seed, number))
 
         def pick() -> tuple[LabelledPhoto, NDArray[np.uint8]]:
@@ -141,11 +151,8 @@ class CropSamples(Dataset[Sample]):
             return self.photos[place], self.pixels(place)
 
         if self.config.kind == "chips":
-            crop = random_chip(*pick(), rng, self.config.crop, self.config.chip)
-        else:
-            crop = random_crop(*pick(), pick, rng, self.config.crop)
-        crop = crop._replace(pixels=distort(crop.pixels, rng, self.config.photometry))
-        return Sample(crop, *self._targets(crop))
+            return random_chip(*pick(), rng, self.config.crop, self.config.chip), rng
+        return random_crop(*pick(), pick, rng, self.config.crop), rng
 
     def _targets(self, crop: LabelledCrop) -> tuple[AnchorTargets, Tensor | None]:
         boxes, ignore = torch.from_numpy(crop.boxes), torch.from_numpy(crop.ignore)

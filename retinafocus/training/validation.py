@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from retinafocus.datasets.labelled import LabelledPhoto
 from retinafocus.detector import Detector, DetectorConfig
 from retinafocus.errors import PhotoError
 from retinafocus.evaluation.average_precision import PhotoDetections, PhotoTruth, score
+from retinafocus.evaluation.wider_protocol import evaluate_protocol, protocol_photos
 from retinafocus.models import RetinaFocus
 
 LOWEST_SCORE = 0.02
@@ -64,3 +66,22 @@ def detection_metrics(
     metrics |= {"recall": overall.recall, "false_per_photo": overall.false_positives_per_photo}
     measured = {name: value for name, value in metrics.items() if not math.isnan(value)}
     return measured | {"unread": float(sum(one is None for one in found))}
+
+
+def protocol_metrics(
+    photos: Sequence[LabelledPhoto], found: Sequence[PhotoDetections | None], root: Path
+) -> dict[str, float]:
+    """The same detections by the protocol of WIDER FACE.
+
+    Args:
+        photos: the truth.
+        found: of each photo; None counts as nothing found.
+        root: the folder of the pictures.
+
+    Returns:
+        AP 0..1 as `ap easy`, `ap medium` and `ap hard`, without lists that have no face.
+    """
+    records = protocol_photos(photos, root)
+    by_name = {record.name: one for record, one in zip(records, found, strict=True) if one is not None}
+    results = evaluate_protocol(records, by_name)
+    return {f"ap {name}": result.ap for name, result in results.items() if result.num_faces}

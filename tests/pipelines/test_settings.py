@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.settings import field_meanings, settings_toml
 from pipelines.train_config import (
+    AnchorSettings,
     DataConfig,
     EvaluationConfig,
     ModelConfig,
@@ -25,8 +26,8 @@ from retinafocus.training.samples import SampleConfig
 from retinafocus.training.targets import MATCH_PRESETS, FocusLabelConfig, MatchConfig
 
 ALL = (
-    TrainConfig, ModelConfig, DataConfig, EvaluationConfig, SampleConfig, CropConfig, PhotometryConfig, MatchConfig,
-    FocusLabelConfig, LossConfig, LoopConfig,
+    TrainConfig, ModelConfig, AnchorSettings, DataConfig, EvaluationConfig, SampleConfig, CropConfig, PhotometryConfig,
+    MatchConfig, FocusLabelConfig, LossConfig, LoopConfig,
 )  # fmt: skip
 
 
@@ -54,6 +55,10 @@ ALL = (
         pytest.param("[model]\npreset = 'x'", None, r"there is no preset 'x'; choose one of mobilenet025", id="preset"),
         pytest.param("[model]\nfocus = 'P9'", None, r"model\.focus is 'P9'; choose preset, none, or", id="focus"),
         pytest.param("[model]\ninit = 'a'\nbackbone = 'b'", None, r"init and backbone are both set", id="two starts"),
+        pytest.param("[model]\nheads = 'new'", None, r"model\.heads is new, but there are no weights", id="heads"),
+        pytest.param("[model.anchors]\nsizes = [[8], [9]]", None, r"\[model\]: anchors\.sizes has 2 l", id="levels"),
+        pytest.param("[model.anchors]\nratio = -1", None, r"table \[model\]: anchors\.ratio is -1\.0", id="ratio"),
+        pytest.param("[model.anchors]\nface_range = [9, 4]", None, r"model\.face_range is \(9\.0, 4\.0\)", id="faces"),
         pytest.param("device = 'cpu'\nprecision = 'float16'", None, r"precision is float16 on the CPU", id="precision"),
         pytest.param("[loop]\nbatch_norm = 'frozen'", None, r"learned no statistics; set model\.init", id="norms"),
         pytest.param("[loop]\nbatch_norm = 'frozen-body'", None, r"random; set model\.backbone", id="body norms"),

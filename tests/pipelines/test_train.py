@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -20,7 +21,7 @@ from pipelines import cli
 from pipelines.settings import settings_toml
 from pipelines.train import train
 from pipelines.train_config import TrainConfig, read_train_config
-from pipelines.train_log import TrainLog, read_metrics
+from pipelines.train_log import TrainLog, describe_row, read_metrics
 from pipelines.train_worker import RankBatches
 from retinafocus.errors import RetinaFocusError, RunError, SettingsError
 from retinafocus.weights import load_model, read_info
@@ -56,19 +57,41 @@ def test_eight_photos_are_learned_by_heart(make_config: MakeConfig, labelled_fol
         batch=8, epoch_steps=75, sample__crop__side=128, sample__crop__aimed=0, sample__crop__short_sides=[1, 1],
         sample__photometry="{light=0, colour=0, grey=0, low_light=0, blur=0, noise=0, compression=0}",
         loop="{steps=150, warmup_steps=10, learning_rate=0.02, average_decay=0.9}",
-        evaluation__folder=labelled_folder, evaluation__min_face=20,
+        evaluation__folder=labelled_folder, evaluation__min_face=20, evaluation__protocol='"widerface"',
     )  # fmt: skip
     summary = train(config)
     rows = read_metrics(Path(config.output))
     assert [row["step"] for row in rows] == [75, 150]
     assert rows[-1]["ap"] > 0.95
+    assert min(rows[-1][f"ap {name}"] for name in ("easy", "medium", "hard")) > 0.9
     assert "best     AP " in summary
     info = read_info(Path(config.output) / "best.safetensors")
     assert json.loads(info.metadata["evaluation"])["ap"] > 0.95
+    assert json.loads(info.metadata["evaluation"])["ap hard"] > 0.9
     assert str(labelled_folder.parent) not in info.metadata["recipe"]
     picture = cv2.imread(str(Path(config.output) / "curves.png"))
     assert picture is not None
     assert len(list((Path(config.output) / "tensorboard").iterdir())) == 1
+
+
+def test_the_line_for_people_tells_the_protocols_ap_where_there_is_one() -> None:
+    row = {"step": 10, "total": 1.5, "ap": 0.5, "ap easy": 0.75, "ap hard": 0.25, "crops_per_s": 3.0}
+    assert describe_row(row, 20) == "step 10 of 20, loss 1.5, AP 50.0, easy 75.0, hard 25.0, 3 crops/s"
+
+
+def test_names_the_protocol_cannot_tell_apart_stop_before_the_first_step(
+    make_config: MakeConfig, labelled_folder: Path, tmp_path: Path
+) -> None:
+    twins = tmp_path / "twins"
+    shutil.copytree(labelled_folder, twins)
+    (twins / "images" / "1.png").rename(twins / "images" / "0.jpg")
+    for name in ("images", "labels"):
+        rows = pq.read_table(twins / f"{name}.parquet").to_pylist()
+        renamed = [row | {"image": "0.jpg"} if row["image"] == "1.png" else row for row in rows]
+        pq.write_table(pa.Table.from_pylist(renamed), twins / f"{name}.parquet")
+    with pytest.raises(SettingsError, match=r"0\.jpg: 0\.png has the same name but for the ending; rename one"):
+        train(make_config(evaluation__folder=twins, evaluation__protocol='"widerface"'))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -91,6 +114,22 @@ def test_a_killed_training_goes_on_to_the_same_weights(make_config: MakeConfig, 
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
     losses = [[row["total"] for row in read_metrics(Path(config.output))] for config in (whole, killed)]
     assert losses[0] == losses[1]
+
+
+def test_a_network_is_trained_with_other_anchors_and_its_heads_start_anew(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    train(make_config("first", loop__steps=2))
+    before = tmp_path / "first" / "last.safetensors"
+    anchors = {"model__anchors": "{sizes=[[8, 16, 20], [32, 64, 70], [90, 128, 200]], ratio=1.25}"}
+    with pytest.raises(SettingsError, match=r"model\.init has anchors 10, 20.*set model\.heads = new"):
+        train(make_config("other", model__init=f"'{before}'", **anchors))
+    assert not (tmp_path / "other").exists()
+    train(make_config("other", loop__steps=2, model__init=f"'{before}'", model__heads="'new'", **anchors))
+    after = load_model(tmp_path / "other" / "last.safetensors")
+    assert after.preset.anchors.sizes == ((8, 16, 20), (32, 64, 70), (90, 128, 200))
+    assert (after.preset.anchors.ratio, after.preset.face_range) == (1.25, (16, 125))
+    assert after.class_heads[0].out_channels == 6
 
 
 def test_detections_stay_the_same_while_the_focus_branch_learns(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -11,7 +11,14 @@ from torchvision import models
 
 from retinafocus.errors import SettingsError, WeightsError
 from retinafocus.models import Preset, RetinaFocus, get_preset
-from retinafocus.training.start import IMAGENET, load_backbone, preset_with_focus, starting_model
+from retinafocus.training.start import (
+    HEADS,
+    IMAGENET,
+    load_backbone,
+    preset_with_anchors,
+    preset_with_focus,
+    starting_model,
+)
 from retinafocus.weights import save_model
 
 
@@ -118,3 +125,74 @@ def test_focus_branch_of_a_preset(preset: Preset, focus: str, feature: str | Non
     assert (None if changed is None else changed.feature) == feature
     with pytest.raises(SettingsError, match=r"model\.focus is 'P7'; choose preset, none, or one of C2"):
         preset_with_focus(preset, "P7")
+
+
+SIZES = ((8.0, 16.0), (32.0, 64.0), (128.0, 512.0))
+THREE = ((8.0, 12.0, 16.0), (24.0, 32.0, 64.0), (90.0, 128.0, 512.0))
+
+
+def test_other_anchors_move_the_range_of_faces_unless_it_is_given(preset: Preset) -> None:
+    assert preset_with_anchors(preset) is not preset
+    assert preset_with_anchors(preset) == preset
+    # The preset has anchors of 10 to 256 px and faces of 20 to 160 px.
+    changed = preset_with_anchors(preset, SIZES, 1.25)
+    assert (changed.anchors.sizes, changed.anchors.ratio, changed.face_range) == (SIZES, 1.25, (16.0, 320.0))
+    assert replace(changed, anchors=preset.anchors, face_range=preset.face_range) == preset
+    assert preset_with_anchors(preset, SIZES, face_range=(12.0, 90.0)).face_range == (12.0, 90.0)
+    assert preset_with_anchors(preset, ratio=1.5).face_range == preset.face_range
+    near = preset_with_anchors(preset, ((30.0,), (40.0,), (50.0,)))
+    assert near.face_range == (60.0, 240.0)  # in proportion it would end at 31 px
+    with pytest.raises(SettingsError, match=r"anchors\.sizes has 1 levels and anchors\.strides 3"):
+        preset_with_anchors(preset, ((8.0,),))
+
+
+@pytest.fixture
+def detector(model: RetinaFocus, tmp_path: Path) -> tuple[RetinaFocus, str]:
+    """A detector with the anchors of its preset, and its file."""
+    path = tmp_path / "detector.safetensors"
+    save_model(model, path, licence="none", source="a test")
+    return model, str(path)
+
+
+def test_weights_for_other_anchors_are_refused_until_their_heads_are_given_up(
+    detector: tuple[RetinaFocus, str], preset: Preset
+) -> None:
+    before, path = detector
+    for wanted in (preset_with_anchors(preset, SIZES), preset_with_anchors(preset, ratio=1.25)):
+        with pytest.raises(SettingsError, match=r"model\.init has anchors 10, 20, 32, .* set model\.heads = new"):
+            starting_model(wanted, init=path)
+    for wanted in (preset_with_anchors(preset, SIZES), preset_with_anchors(preset, THREE, 1.25)):
+        after = starting_model(wanted, init=path, seed=5, heads="new")
+        assert after.preset == wanted
+        for name, tensor in after.state_dict().items():
+            taken = tensor.shape == before.state_dict()[name].shape and torch.equal(tensor, before.state_dict()[name])
+            assert taken == (not name.startswith(HEADS)), name
+    pixels = torch.zeros((1, 3, 32, 32), dtype=torch.uint8)
+    assert after.eval()(pixels).class_logits.shape == (1, 3 * (16 + 4 + 1), 2)
+
+
+def test_heads_are_adapted_to_equally_many_anchors_of_other_sizes(
+    detector: tuple[RetinaFocus, str], preset: Preset
+) -> None:
+    before, path = detector
+    wanted = preset_with_anchors(preset, SIZES)
+    after = starting_model(wanted, init=path, heads="adapt")
+    assert after.preset == wanted
+    assert all(torch.equal(tensor, before.state_dict()[name]) for name, tensor in after.state_dict().items())
+    with pytest.raises(
+        SettingsError, match=r"has 2 anchors in a cell and the network to train 3; choose model\.heads = new"
+    ):
+        starting_model(preset_with_anchors(preset, THREE), init=path, heads="adapt")
+    with pytest.raises(SettingsError, match=r"has slope .*; model\.heads lets the anchors differ and nothing else"):
+        starting_model(replace(wanted, slope=0.1), init=path, heads="new")
+    with pytest.raises(SettingsError, match=r"model\.heads is new, but there are no weights to go on from; set model"):
+        starting_model(wanted, heads="new")
+
+
+def test_new_heads_leave_the_choice_of_the_focus_branch(detector: tuple[RetinaFocus, str], preset: Preset) -> None:
+    before, path = detector
+    wanted = preset_with_focus(preset_with_anchors(preset, THREE), "C3")
+    after = starting_model(wanted, init=path, heads="new")
+    assert after.focus_stride == 8
+    assert not torch.equal(after.state_dict()["focus.conv3x3.weight"], before.state_dict()["focus.conv3x3.weight"])
+    assert starting_model(replace(wanted, focus=None), init=path, heads="new").focus is None

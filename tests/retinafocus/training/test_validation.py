@@ -12,7 +12,7 @@ import pytest
 
 from retinafocus.evaluation.average_precision import PhotoDetections
 from retinafocus.models import RetinaFocus
-from retinafocus.training.validation import detect_labelled, detection_metrics
+from retinafocus.training.validation import detect_labelled, detection_metrics, protocol_metrics
 
 
 def test_metrics_by_hand(make_photo: Callable[..., tuple]) -> None:
@@ -43,3 +43,20 @@ def test_photos_are_looked_at_and_the_model_is_left_as_it_is(
 def test_nothing_to_measure_is_left_out(make_photo: Callable[..., tuple], faces: tuple) -> None:
     metrics = detection_metrics([make_photo((20, 20), faces)[0]], [PhotoDetections()])
     assert metrics.get("ap") == (0.0 if faces else None)
+
+
+def test_the_protocols_ap_by_hand(make_photo: Callable[..., tuple]) -> None:
+    # Heights 60, 35, 5: one face is easy, two are medium and hard, one is in no list. The medium one is found, the easy
+    # one lies in a photo that cannot be looked at.
+    faces = [((10, 10, 30, 45), (50, 50, 55, 55)), ((0, 0, 50, 60),), ()]
+    photos = [
+        replace(make_photo((100, 100), boxes)[0], path=Path(f"set/images/{number}.jpg"))
+        for number, boxes in enumerate(faces)
+    ]
+    found = [
+        PhotoDetections(np.array([[10, 10, 30, 45], [50, 50, 55, 55]], np.float32), np.array([0.9, 0.8], np.float32)),
+        None,
+        PhotoDetections(np.array([[0, 0, 9, 9]], np.float32), np.array([0.7], np.float32)),
+    ]
+    assert protocol_metrics(photos, found, Path("set/images")) == {"ap easy": 0, "ap medium": 0.5, "ap hard": 0.5}
+    assert protocol_metrics(photos[2:], found[2:], Path("set/images")) == {}

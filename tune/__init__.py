@@ -1,0 +1,1 @@
+"""Searches for hyper-parameters; they use `pipelines` and the library, and neither knows of them."""
