@@ -176,8 +176,9 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> pa.Table:
         table = pq.read_table(path)
     except FileNotFoundError:
         raise LabelError(f"{path}: there is no such file; the folder needs images.parquet and labels.parquet") from None
-    except pa.ArrowInvalid as error:
-        raise LabelError(f"{path}: this is no Parquet file ({error}); copy it again") from None
+    except (pa.ArrowInvalid, OSError) as error:  # Arrow has both for damaged files
+        reason = str(error).strip().replace("\n", " ")
+        raise LabelError(f"{path}: this is no Parquet file, or a damaged one ({reason}); copy it again") from None
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise LabelError(f"{path}: the columns {', '.join(missing)} are missing")

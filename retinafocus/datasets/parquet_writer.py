@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -57,20 +58,42 @@ def write_parquet_folder(photos: Mapping[str, LabelledPhoto], folder: Path, *, p
     Raises:
         RunError: the folder exists, or cannot be written.
     """
+    with whole_folder(folder) as unfinished:
+        (unfinished / "images").mkdir()
+        for name, photo in photos.items():
+            _place(photo.path, unfinished / "images" / name, pictures)
+        write_label_tables(photos, unfinished)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """An unfinished folder to fill, which becomes `folder` at the end; on an error nothing is left of it.
+
+    Raises:
+        RunError: the folder exists and is not empty, or cannot be written.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder}: there is something already; choose a new folder")
     unfinished = folder.absolute().with_name(f".unfinished-{folder.name}-{uuid.uuid4().hex}")
     try:
-        (unfinished / "images").mkdir(parents=True)
-        for name, photo in photos.items():
-            _place(photo.path, unfinished / "images" / name, pictures)
-        pq.write_table(_label_rows(photos), unfinished / "labels.parquet")
-        pq.write_table(_image_rows(photos), unfinished / "images.parquet")
+        unfinished.mkdir(parents=True)
+        yield unfinished
         os.replace(unfinished, folder.absolute())
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error.strerror or error}); choose another folder") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)  # links in it are removed, never followed
+
+
+def write_label_tables(photos: Mapping[str, LabelledPhoto], folder: Path) -> None:
+    """Write `labels.parquet` and `images.parquet` into a folder that has the pictures already.
+
+    Args:
+        photos: each photo under its path below `images/`; `path` is not looked at.
+        folder: exists.
+    """
+    pq.write_table(_label_rows(photos), folder / "labels.parquet")
+    pq.write_table(_image_rows(photos), folder / "images.parquet")
 
 
 def _place(source: Path, target: Path, pictures: Pictures) -> None:

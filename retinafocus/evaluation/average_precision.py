@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -60,20 +60,20 @@ class PhotoTruth:
 class PhotoDetections:
     """What was found in one photo. `Faces` will do as well."""
 
-    boxes: NDArray[np.float32] = field(default_factory=_no_boxes)
-    """(K, 4) float32 xyxy pixels of the upright photo; any order. K may be 0."""
+    boxes: NDArray[np.floating[Any]] = field(default_factory=_no_boxes)
+    """(K, 4) xyxy pixels of the upright photo; any order. K may be 0. float32 from a detector, float64 from files."""
 
-    scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
-    """(K,) float32."""
+    scores: NDArray[np.floating[Any]] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    """(K,), of the same type."""
 
 
 class HasBoxesAndScores(Protocol):
     """`PhotoDetections`, `Faces`, or anything else with the same two arrays."""
 
     @property
-    def boxes(self) -> NDArray[np.float32]: ...
+    def boxes(self) -> NDArray[np.floating[Any]]: ...
     @property
-    def scores(self) -> NDArray[np.float32]: ...
+    def scores(self) -> NDArray[np.floating[Any]]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -319,7 +319,7 @@ def _usable_arrays(
     return faces, regions, boxes, scores
 
 
-def _usable_boxes(photo: int, name: str, boxes: NDArray[np.float32]) -> NDArray[np.float64]:
+def _usable_boxes(photo: int, name: str, boxes: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     array = np.asarray(boxes, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] != 4 or not np.isfinite(array).all():
         raise SettingsError(f"photo {photo}: {name} boxes are {array.shape}; want (N, 4) of finite numbers")
