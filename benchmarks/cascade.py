@@ -179,6 +179,11 @@ def _peak_of_this_process(name: str, settings: Settings, paths: Sequence[Path]) 
     way = make_way(name, settings)
     for path in paths:
         way(path.read_bytes())
+    return process_peak()
+
+
+def process_peak() -> int:
+    """Most bytes that this process ever held in memory."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage would count what the parent held when it started this process
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

@@ -77,6 +77,7 @@ class Settings:
     precision: str = "float32"
     min_face: float = 20.0
     score_threshold: float = DetectorConfig().score_threshold
+    device: str = "cpu"
 
 
 DECODERS = ("simplejpeg", "OpenCV")
@@ -114,7 +115,7 @@ def _detector(settings: Settings) -> Detector:
     config = DetectorConfig(
         min_face=settings.min_face,
         score_threshold=settings.score_threshold,
-        device="cpu",
+        device=settings.device,
         engine=settings.engine,
         precision=settings.precision,
         threads=1,
