@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from pipelines.evaluation_sets import chosen_sources
 from retinafocus.datasets.labelled import LabelledPhoto, read_parquet_folder
-from retinafocus.errors import RunError, SettingsError
-from retinafocus.evaluation.average_precision import PhotoDetections, PhotoTruth, score
+from retinafocus.errors import RunError
+from retinafocus.evaluation.average_precision import PhotoTruth, score
+from retinafocus.faces import Faces
 from retinafocus.runs import Run, open_run
 from retinafocus.storage import StorageConfig
 
@@ -38,13 +39,11 @@ def evaluate_run(
         LabelError: the labels cannot be read.
     """
     run = open_run(folder, storage)
-    photos = _chosen(read_parquet_folder(Path(labels)), sources)
-    found = _detections(run)
+    photos = {str(photo.path): photo for photo in chosen_sources(read_parquet_folder(Path(labels)), sources or ())}
     names = _names(run, Path(labels) / "images", photos)
-    missing = [name for name in photos if name not in names]
-    if missing:
-        raise RunError(f"{folder}: {len(missing)} labelled photos are not in this run (the first is {missing[0]})")
-    detections = [found.get(names[name], _NOTHING) for name in photos]
+    check_all_there(folder, photos, names)
+    found = found_faces(run)
+    detections = [found.get(names[name], Faces.empty()) for name in photos]
     truths = [PhotoTruth(photo.boxes, photo.ignore) for photo in photos.values()]
     scores = score(truths, detections)
     if table is not None:
@@ -63,15 +62,23 @@ def evaluate_run(
     return f"{scores.to_markdown()}{note}{low}"
 
 
-_NOTHING = PhotoDetections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+def check_all_there(folder: str, wanted: Mapping[str, object], there: Mapping[str, object]) -> None:
+    """Raise RunError unless each of the wanted photos is part of the run in that folder."""
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise RunError(
+            f"{folder}: {len(missing)} labelled photos are not in this run (the first is {missing[0]}); give a run "
+            "that looked at all of them, or score some --sources"
+        )
 
 
-def _chosen(photos: Sequence[LabelledPhoto], sources: Sequence[str] | None) -> dict[str, LabelledPhoto]:
-    there = sorted({photo.source for photo in photos})
-    if sources is not None and (unknown := set(sources) - set(there)):
-        raise SettingsError(f"sources: {', '.join(sorted(unknown))} not among the labels; choose {', '.join(there)}")
-    wanted = there if sources is None else sources
-    return {str(photo.path): photo for photo in photos if photo.source in wanted}
+def found_faces(run: Run) -> dict[str, Faces]:
+    """The faces of each photo that has some, by image_id."""
+    table = run.faces()  # sorted by image, best face first
+    faces = Faces.from_arrow(table)
+    unique, starts = np.unique(table.column("image_id").to_numpy(zero_copy_only=False), return_index=True)
+    parts = pairwise([*starts.tolist(), len(faces)])
+    return {str(name): faces[start:end] for name, (start, end) in zip(unique, parts, strict=True)}
 
 
 def _names(run: Run, pictures: Path, photos: dict[str, LabelledPhoto]) -> dict[str, str]:
@@ -86,20 +93,3 @@ def _names(run: Run, pictures: Path, photos: dict[str, LabelledPhoto]) -> dict[s
                 names[path] = row["image_id"]
                 break
     return names
-
-
-def _detections(run: Run) -> dict[str, PhotoDetections]:
-    faces = run.faces()  # sorted by image, best face first
-    identities = faces.column("image_id").to_numpy(zero_copy_only=False)
-    boxes = np.stack([_column(faces, name) for name in ("x1", "y1", "x2", "y2")], axis=1)
-    scores = _column(faces, "score")
-    unique, starts = np.unique(identities, return_index=True)
-    ends = np.append(starts[1:], len(identities))
-    return {
-        str(name): PhotoDetections(boxes[start:end], scores[start:end])
-        for name, start, end in zip(unique, starts, ends, strict=True)
-    }
-
-
-def _column(table: pa.Table, name: str) -> NDArray[np.float32]:
-    return np.asarray(table.column(name).to_numpy(), np.float32)

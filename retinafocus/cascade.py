@@ -24,8 +24,9 @@ from retinafocus.levels import LevelPlan
 from retinafocus.models import Outputs, Preset
 from retinafocus.photos import MAX_PIXELS, PhotoHeader, read_header
 from retinafocus.postprocessing import PostConfig
-from retinafocus.sources import DecodedPhoto, GivenPixels, PixelSource, plan_decoding
+from retinafocus.sources import DecodedPhoto, GivenPixels, PixelSource, ResizedPhoto, plan_decoding
 from retinafocus.streams import open_stream
+from retinafocus.whole_looks import WholeLooks
 
 __all__ = [
     "MAX_DECODERS",
@@ -56,6 +57,7 @@ def prepare(
     preset: Preset,
     config: CascadeConfig | None = None,
     max_pixels: int = MAX_PIXELS,
+    looks: WholeLooks | None = None,
 ) -> PreparedPhoto:
     """Plan the levels of a photo and decode what those looked at whole need.
 
@@ -66,6 +68,7 @@ def prepare(
         config: None for the defaults.
         max_pixels: most pixels that are decoded at once; larger photos are read in strips, if that can be done in
             16 bytes for each of these. Decided from the header, before pixels are allocated.
+        looks: look at the photo whole at these sizes, whatever the smallest wanted face and the cascade's mode.
 
     Raises:
         PhotoError: unsupported_format, truncated, corrupt, too_large or out_of_memory.
@@ -75,10 +78,11 @@ def prepare(
     config = CascadeConfig() if config is None else config
     header = read_header(photo) if isinstance(photo, bytes) else None
     size = (np.shape(photo)[0], np.shape(photo)[1]) if header is None else (header.height, header.width)
-    plan = config.plan(size, min_face, preset)
-    source = _source(photo, header, plan, config, max_pixels)
+    plan = config.plan(size, min_face, preset) if looks is None else looks.plan(size)
+    source = _source(photo, header, plan, config, max_pixels, resized=looks is not None)
     plan = plan.covering({level.scale: source.covered(level.scale) for level in plan.levels})
-    return PreparedPhoto(header=header, plan=plan, source=source, ms_decode=_milliseconds(start))
+    voting = None if looks is None else looks.voting
+    return PreparedPhoto(header=header, plan=plan, source=source, ms_decode=_milliseconds(start), voting=voting)
 
 
 def look_many(
@@ -116,12 +120,21 @@ def look(photo: PreparedPhoto, engine: Engine, config: CascadeConfig, post: Post
 
 
 def _source(
-    photo: bytes | Pixels, header: PhotoHeader | None, plan: LevelPlan, config: CascadeConfig, max_pixels: int
+    photo: bytes | Pixels,
+    header: PhotoHeader | None,
+    plan: LevelPlan,
+    config: CascadeConfig,
+    max_pixels: int,
+    *,
+    resized: bool,
 ) -> PixelSource:
-    """Decoded in memory, or read in strips where that would take too much of it."""
+    """Decoded in memory, or read in strips where that would take too much of it; `resized`: for levels of any size."""
     if header is None or not isinstance(photo, bytes):
-        return GivenPixels(np.asarray(photo, np.uint8))
+        pixels = np.asarray(photo, np.uint8)
+        return ResizedPhoto(pixels) if resized else GivenPixels(pixels)
     if header.height * header.width <= max_pixels:
+        if resized:
+            return ResizedPhoto.decoded(photo, header, plan, max_pixels)
         return DecodedPhoto(photo, header, plan, plan_decoding(header, plan, config.finer_looks), max_pixels)
     # Two rows of tiles are open at a time where they overlap.
     height, width = plan.finest.size

@@ -23,6 +23,7 @@ from retinafocus.models import RetinaFocus
 from retinafocus.photos import MAX_PIXELS, read_bytes
 from retinafocus.postprocessing import PostConfig
 from retinafocus.weights import find_weights, load_model
+from retinafocus.whole_looks import WholeLooks
 
 Photo: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[np.uint8]"
 """A path or URI, the encoded photo, or (H, W, 3) uint8 RGB pixels, upright."""
@@ -45,6 +46,10 @@ class DetectorConfig:
 
     cascade: CascadeConfig = field(default_factory=CascadeConfig)
     """Where to look more closely."""
+
+    whole_looks: WholeLooks | None = None
+    """Look at each photo whole at chosen sizes, instead of the cascade: for results that can be compared with published
+    ones. `min_face` then decides nothing; of `cascade` only `network_pixels` and `border` count."""
 
     max_pixels: int = MAX_PIXELS
     """Most pixels decoded at once. A larger photo is read in strips, where its format allows that in 16 bytes for each
@@ -74,10 +79,21 @@ class DetectorConfig:
             )
         if self.max_pixels < 1:
             raise SettingsError(f"max_pixels is {self.max_pixels}; choose at least 1")
+        if self.whole_looks is not None:
+            self._check_whole_looks(self.whole_looks)
         check_engine(self.engine)
         check_precision(self.precision, engine=self.engine)
         if self.threads is not None and self.threads < 1:
             raise SettingsError(f"threads is {self.threads}; choose at least 1, or None for the libraries' choice")
+
+    def _check_whole_looks(self, looks: WholeLooks) -> None:
+        if self.cascade.mode != "auto" or any(chips.threshold is not None for chips in self.cascade.chips):
+            raise SettingsError("cascade.mode and cascade.chips have no effect beside whole_looks; leave them out")
+        if looks.most_pixels > self.max_pixels:
+            raise SettingsError(
+                f"whole_looks.sides has a look of {looks.most_pixels} px, more than max_pixels ({self.max_pixels}); "
+                "choose smaller sides or raise max_pixels"
+            )
 
 
 class Detector:
@@ -186,6 +202,7 @@ class Detector:
             preset=self.preset,
             config=self.config.cascade,
             max_pixels=self.config.max_pixels,
+            looks=self.config.whole_looks,
         )
 
     def look(self, prepared: PreparedPhoto) -> PhotoResult:
@@ -203,6 +220,8 @@ class Detector:
 
     def exhaustive_pixels(self, photo_size: tuple[int, int]) -> int:
         """What looking at every level of a photo of that (height, width) whole would cost, in pixels."""
+        if self.config.whole_looks is not None:
+            return self.config.whole_looks.plan(photo_size).pixels
         return self.config.cascade.exhaustive_pixels(photo_size, self.config.min_face, self.preset)
 
     def _finish(self, photo: Photo, prepared: Future[PreparedPhoto]) -> Faces:

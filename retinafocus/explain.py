@@ -49,6 +49,7 @@ class Outcome(IntEnum):
     OUTSIDE = Verdict.OUTSIDE
     DUPLICATE = Verdict.DUPLICATE
     LIMIT = Verdict.LIMIT
+    ALONE = Verdict.ALONE
     SCORE = 10
     """Its score alone: everything else would have kept it."""
     WEAK = 11
@@ -63,6 +64,7 @@ MEANINGS = {
     Outcome.DUPLICATE: "overlapped by a better one",
     Outcome.LIMIT: "beyond the most faces kept",
     Outcome.OUTSIDE: "outside the photo",
+    Outcome.ALONE: "no other box overlaps it, and boxes are voted on",
     Outcome.WEAK: "below the score threshold, and dropped for another reason as well",
 }
 

@@ -16,6 +16,9 @@ SCHEMA_VERSION = 2
 # As seen in the picture: "left" is the side with the smaller x. The order of the published weights.
 LANDMARK_NAMES = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 
+# Their order in a mirrored picture: left and right are as seen, so they swap.
+MIRRORED_LANDMARKS = (1, 0, 2, 4, 3)
+
 # Each column of each table, said once; the documentation prints this. A name means the same in every table.
 FIELD_MEANINGS = {
     "image_id": "stable hash of the photo's path below the archive's root; joins the three tables",

@@ -36,10 +36,11 @@ class Level:
     """0 is the coarsest level of the plan."""
 
     scale: float
-    """Nominal: level pixels per photo pixel, a power of two (2, 1, 1/2, 1/4, ...). Coordinates use `ratio`."""
+    """Nominal: level pixels per photo pixel; in the cascade a power of two (2, 1, 1/2, 1/4, ...). Coordinates use
+    `ratio`."""
 
     size: tuple[int, int]
-    """(height, width) of the level: the photo's times the scale, rounded up."""
+    """(height, width) of the level: the photo's times the scale, in the cascade rounded up."""
 
     photo_size: tuple[int, int]
     """(height, width) of the upright original photo."""
@@ -50,6 +51,10 @@ class Level:
 
     face_range: tuple[float, float]
     """Sizes sqrt(w*h) in photo pixels, low exclusive, high inclusive, of the detections kept from this level."""
+
+    mirrored: bool = False
+    """Whether the network is shown it as in a mirror. What it finds is turned back at once: all coordinates of a level
+    are those of the picture as it is."""
 
     @property
     def ratio(self) -> tuple[float, float]:

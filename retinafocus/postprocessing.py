@@ -14,6 +14,7 @@ from torch import Tensor
 from retinafocus.anchors import anchor_boxes
 from retinafocus.boxes import decode_boxes, decode_landmarks
 from retinafocus.errors import PhotoError, SettingsError
+from retinafocus.faces import MIRRORED_LANDMARKS
 from retinafocus.models import Outputs, Preset
 
 # The picture that the published limit of 5000 candidates was meant for; larger ones get more in proportion.
@@ -26,7 +27,8 @@ class PostConfig:
 
     score_floor: float = 0.02
     """Candidates below this probability are never touched. 0.02 for evaluation; the detector raises it to its score
-    threshold, which changes nothing above that threshold: a box is only ever removed by a better one."""
+    threshold, which changes nothing above that threshold: a box is only ever removed by a better one. Voting
+    (`WholeLooks.voting`) is another matter: there the worse boxes have a part in the better one."""
 
     top_k: int | None = 5000
     """Candidates kept before the removal of duplicates, best first: this many for a level of up to 640 x 640 pixels
@@ -69,6 +71,13 @@ class Candidates:
 
     def __len__(self) -> int:
         return int(self.scores.size)
+
+    def mirrored(self, width: int) -> Candidates:
+        """The same in the mirrored picture, `width` px wide; left and right of the landmarks are as seen."""
+        boxes, landmarks = self.boxes[:, [2, 1, 0, 3]], self.landmarks[:, MIRRORED_LANDMARKS]
+        boxes[:, ::2] = width - boxes[:, ::2]
+        landmarks[..., 0] = width - landmarks[..., 0]
+        return Candidates(boxes, self.scores, landmarks)
 
 
 def find_candidates(outputs: Outputs, size: tuple[int, int], preset: Preset, config: PostConfig) -> Candidates:

@@ -88,7 +88,7 @@ def plan_decoding(header: PhotoHeader, plan: LevelPlan, finer_looks: float) -> D
         plan: its levels.
         finer_looks: share of photos expected to need more than the levels looked at whole, 0..1.
     """
-    fine, coarse = _reduction(plan.finest), _reduction(plan.focus_level)
+    fine, coarse = reduction_for(plan.finest.scale), reduction_for(plan.focus_level.scale)
     # Of the other formats, and of a progressive JPEG, a reduced picture costs as much as the whole one.
     reducible = header.format == "jpeg" and not header.progressive
     twice = REDUCED_COST[coarse] + finer_looks * REDUCED_COST[fine]
@@ -167,6 +167,42 @@ class GivenPixels:
     def read(self, level: Level, boxes: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """See `PixelSource.read`."""
         return self._held.rectangles(level, boxes)
+
+
+class ResizedPhoto:
+    """A photo held in memory whose levels are of any size: each is made from the pixels that are there."""
+
+    def __init__(self, pixels: NDArray[np.uint8], area: Area | None = None):
+        """Hold (H, W, 3) uint8 RGB pixels, upright, in any memory order; `area` is what they show, if not just
+        themselves."""
+        self._pixels = np.ascontiguousarray(pixels)
+        self._area = (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0])) if area is None else area
+        self._made = self._pixels
+
+    @classmethod
+    def decoded(cls, data: bytes, header: PhotoHeader, plan: LevelPlan, max_pixels: int) -> ResizedPhoto:
+        """Decode as much of a photo as its finest level has.
+
+        Raises:
+            PhotoError: as `photos.decode`.
+        """
+        reduction = reduction_for(plan.finest.scale) if header.format == "jpeg" else 1
+        return cls(decode(data, header, reduction=reduction, max_pixels=max_pixels), shown_area(header, reduction))
+
+    def covered(self, scale: float) -> Area:
+        """See `PixelSource.covered`."""
+        return self._area
+
+    def load(self, level: Level) -> None:
+        """See `PixelSource.load`. A level is kept until another size is asked for: its mirrored one comes next."""
+        if self._made.shape[:2] != level.size:
+            self._made = level_pixels(self._pixels, level.size)
+
+    def read(self, level: Level, boxes: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """See `PixelSource.read`."""
+        self.load(level)
+        for number, (left, top, right, bottom) in enumerate(boxes.tolist()):
+            yield number, np.ascontiguousarray(self._made[top:bottom, left:right])
 
 
 class _Halvings:
@@ -272,9 +308,9 @@ def _filled_up(area: Area, size: tuple[int, int], scale: float) -> Area:
     return left, top, left + across, top + down
 
 
-def _reduction(level: Level) -> int:
-    """The largest reduction by which a decoded photo still has every pixel of the level."""
-    return max(1, min(REDUCTIONS[-1], round(1 / level.scale)))
+def reduction_for(scale: float) -> int:
+    """The largest reduction by which a decoded photo still has every pixel of a level of that scale."""
+    return max(reduction for reduction in REDUCTIONS if reduction == 1 or reduction * scale <= 1)
 
 
 def _enlarged(base: NDArray[np.uint8], times: int, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:

@@ -22,7 +22,7 @@ from retinafocus.footprint import decoded_bytes, held_bytes, streamed_bytes
 from retinafocus.headers import PhotoHeader
 from retinafocus.levels import Level
 from retinafocus.photos import REDUCTIONS, check_extents, decode, decoder_error, turn
-from retinafocus.sources import CUBIC_REACH, Area, level_pixels, shown_area
+from retinafocus.sources import CUBIC_REACH, Area, level_pixels, reduction_for, shown_area
 from retinafocus.strips import Rows, open_rows
 
 Pixels = NDArray[np.uint8]
@@ -146,7 +146,7 @@ class StreamedPhoto:
 
     def _reduction(self, scale: float) -> int:
         """The largest reduction in the decoder that leaves every pixel of a level of that scale."""
-        return max(1, min(REDUCTIONS[-1], round(1 / scale))) if self._header.format == "jpeg" else 1
+        return reduction_for(scale) if self._header.format == "jpeg" else 1
 
 
 def _as_stored(boxes: NDArray[np.int32], size: tuple[int, int], orientation: int) -> NDArray[np.int32]:

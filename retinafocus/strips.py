@@ -26,7 +26,8 @@ from PIL.BmpImagePlugin import BmpImageFile
 
 from retinafocus import exif
 from retinafocus.errors import PhotoError
-from retinafocus.headers import PhotoHeader, jpeg_frame, jpeg_without_exif, png_pixels
+from retinafocus.headers import PhotoHeader, png_pixels
+from retinafocus.jpeg_markers import jpeg_frame, jpeg_without_exif
 from retinafocus.photos import decoder_error, to_rgb, truncated
 
 Pixels = NDArray[np.uint8]

@@ -33,21 +33,23 @@ def add_verb(verbs: Verbs, name: str, text: str, epilog: str | None = None) -> a
     )
 
 
-def add_detector_options(parser: argparse.ArgumentParser, *, min_face: bool = True) -> None:
-    """What `planning.detector_config` reads; without --min-face for a verb that has its own."""
+def add_detector_options(parser: argparse.ArgumentParser, *, min_face: bool = True, mode: bool = True) -> None:
+    """What `planning.detector_config` reads; without --min-face, or --mode and --score-threshold, for a verb that has
+    its own."""
     parser.add_argument("--weights", metavar="FILE", help="weights file (default: the ones that ship)")
     if min_face:
         parser.add_argument(
             "--min-face", type=float, metavar="PX", help="smallest face to look for, in photo pixels (default: 20)"
         )
-    parser.add_argument(
-        "--score-threshold", type=float, metavar="S", help="lowest score kept in the tables (default: 0.3)"
-    )
-    parser.add_argument(
-        "--mode", choices=("auto", "focus", "exhaustive"),
-        help="focus: look closer only where the focus map points; exhaustive: everywhere (default: auto, focus where "
-        "the weights can)",
-    )  # fmt: skip
+    if mode:
+        parser.add_argument(
+            "--score-threshold", type=float, metavar="S", help="lowest score kept in the tables (default: 0.3)"
+        )
+        parser.add_argument(
+            "--mode", choices=("auto", "focus", "exhaustive"),
+            help="focus: look closer only where the focus map points; exhaustive: everywhere (default: auto, focus "
+            "where the weights can)",
+        )  # fmt: skip
     parser.add_argument(
         "--focus-threshold", type=float, metavar="T",
         help="look closer from this probability on: lower finds more and costs more; on every level (default: the "

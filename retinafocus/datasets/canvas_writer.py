@@ -26,7 +26,7 @@ from retinafocus.datasets.canvas_set import (
 )
 from retinafocus.datasets.labelled import LabelledPhoto
 from retinafocus.datasets.parquet_writer import write_label_tables
-from retinafocus.errors import PhotoError, RunError
+from retinafocus.errors import LabelError, PhotoError, RunError
 from retinafocus.evaluation.wider_protocol import SETTINGS, ProtocolPhoto
 from retinafocus.photos import decode, read_bytes
 
@@ -199,6 +199,22 @@ def _excluded_rows(excluded: Sequence[ExcludedPhoto]) -> pa.Table:
         for photo in excluded
     ]
     return pa.Table.from_pylist(rows, schema=EXCLUDED_TABLE)
+
+
+def read_excluded(folder: Path) -> tuple[int, dict[str, int]]:
+    """How many photos `excluded.parquet` names, and their faces of each list.
+
+    Raises:
+        LabelError: it is missing or is none.
+    """
+    path = folder / "excluded.parquet"
+    try:
+        table = pq.read_table(path, columns=[*SETTINGS])
+    except (OSError, pa.ArrowException) as error:
+        raise LabelError(
+            f"{path}: cannot be read ({error}); copy the set of canvases again, or make it again"
+        ) from error
+    return table.num_rows, {setting: int(np.sum(table.column(setting).to_numpy())) for setting in SETTINGS}
 
 
 def count_faces(photos: Sequence[ProtocolPhoto]) -> dict[str, int]:

@@ -22,6 +22,7 @@ from retinafocus.faces import Faces
 from retinafocus.levels import Level
 from retinafocus.nms import nms
 from retinafocus.postprocessing import Candidates
+from retinafocus.voting import Voting, vote, weighted_means
 
 # Up to so many times the lower end of its level's range a face is left to a finer look that holds it whole. What two
 # levels say of busy ground adds up: at 1 there were a fifth more false boxes on 4K pictures at the same recall, at 3
@@ -46,6 +47,8 @@ class Verdict(IntEnum):
     """It overlaps a better one too much."""
     LIMIT = 5
     """The photo has more faces than are kept."""
+    ALONE = 6
+    """Boxes are voted on, and no other overlaps it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,9 @@ class Stack:
     """(N,) each; `Verdict`."""
 
 
-def stack(looks: Sequence[Look], *, border: float, nms_iou: float, keep_top_k: int | None) -> Stack:
+def stack(
+    looks: Sequence[Look], *, border: float, nms_iou: float, keep_top_k: int | None, voting: Voting | None = None
+) -> Stack:
     """Unite what was found. The order of the looks does not matter to `faces`.
 
     A candidate that a finer level sees better, because it is below its own level's range of sizes or not far above the
@@ -88,14 +93,15 @@ def stack(looks: Sequence[Look], *, border: float, nms_iou: float, keep_top_k: i
         border: network-input pixels; a candidate closer than this to an inner side of its rectangle counts as cut.
         nms_iou: of two candidates that overlap more than this, the better one is kept.
         keep_top_k: faces kept, best first; None for all.
+        voting: unite candidates that overlap instead, at its own threshold; the best one's verdict is KEPT.
 
     Returns:
         Boxes inside the photo, in pixels of the upright original photo; equal scores are ordered from top to bottom.
     """
     found = [look for look in looks if len(look.candidates)]
     if not found:
-        empty = Faces.empty()
-        return Stack(empty, empty.boxes, empty.scores, empty.levels, np.empty(0, np.int8))
+        none = Faces.empty()
+        return Stack(none, none.boxes, none.scores, none.levels, np.empty(0, np.int8))
     look_of = np.repeat(np.arange(len(found)), [len(look.candidates) for look in found])
     scores = np.concatenate([look.candidates.scores for look in found])
     levels = np.array([look.level.index for look in found], np.int16)[look_of]
@@ -110,8 +116,10 @@ def stack(looks: Sequence[Look], *, border: float, nms_iou: float, keep_top_k: i
     boxes = clip_boxes(torch.from_numpy(boxes), found[0].level.photo_size).numpy()
     unseen = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
     verdicts[unseen & (verdicts == Verdict.KEPT)] = Verdict.OUTSIDE
-    chosen = _without_duplicates(boxes, scores, levels, verdicts, nms_iou, keep_top_k)
-    faces = Faces(boxes[chosen], scores[chosen], landmarks[chosen], levels[chosen])
+    if voting is None:
+        faces = _without_duplicates(boxes, scores, landmarks, levels, verdicts, nms_iou, keep_top_k)
+    else:
+        faces = _voted(boxes, scores, landmarks, levels, verdicts, voting, keep_top_k)
     return Stack(faces, boxes, scores, levels, verdicts)
 
 
@@ -189,12 +197,13 @@ def _inner_sides(looks: Sequence[Look]) -> tuple[NDArray[np.bool_], NDArray[np.b
 def _without_duplicates(
     boxes: NDArray[np.float32],
     scores: NDArray[np.float32],
+    landmarks: NDArray[np.float32],
     levels: NDArray[np.int16],
     verdicts: NDArray[np.int8],
     nms_iou: float,
     keep_top_k: int | None,
-) -> NDArray[np.int64]:
-    """Indices of the faces, best first; the verdicts of all other candidates are completed."""
+) -> Faces:
+    """The faces, best first; the verdicts of all candidates that were kept so far are completed."""
     kept: NDArray[np.int64] = np.nonzero(verdicts == Verdict.KEPT)[0]
     order = kept[_best_first(boxes[kept], scores[kept], levels[kept])]
     alone = order[nms(torch.from_numpy(boxes[order]), torch.from_numpy(scores[order]), nms_iou).numpy()]
@@ -202,7 +211,31 @@ def _without_duplicates(
     verdicts[alone] = Verdict.LIMIT
     chosen: NDArray[np.int64] = alone[:keep_top_k]
     verdicts[chosen] = Verdict.KEPT
-    return chosen
+    return Faces(boxes[chosen], scores[chosen], landmarks[chosen], levels[chosen])
+
+
+def _voted(
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    landmarks: NDArray[np.float32],
+    levels: NDArray[np.int16],
+    verdicts: NDArray[np.int8],
+    voting: Voting,
+    keep_top_k: int | None,
+) -> Faces:
+    """The same by voting."""
+    kept: NDArray[np.int64] = np.nonzero(verdicts == Verdict.KEPT)[0]
+    order = kept[_best_first(boxes[kept], scores[kept], levels[kept])]
+    face = vote(boxes[order], voting.iou)
+    best, votes = np.unique(face, return_counts=True)
+    enough = (votes > 1) | voting.keep_alone
+    verdicts[order] = Verdict.DUPLICATE
+    verdicts[order[best]] = np.where(enough, Verdict.LIMIT, Verdict.ALONE)
+    chosen = order[best[enough][:keep_top_k]]
+    verdicts[chosen] = Verdict.KEPT
+    values = np.concatenate([boxes[order], landmarks[order].reshape(-1, 10)], axis=1)
+    means = weighted_means(values, scores[order], face)[enough][:keep_top_k]
+    return Faces(means[:, :4], scores[chosen], means[:, 4:].reshape(-1, 5, 2), levels[chosen])
 
 
 def _best_first(

@@ -24,6 +24,7 @@ from retinafocus.models import Outputs, Preset
 from retinafocus.photos import PhotoHeader
 from retinafocus.postprocessing import PostConfig, check_finite, find_all_candidates, sigmoid
 from retinafocus.sources import PixelSource
+from retinafocus.voting import Voting
 
 Box = tuple[int, int, int, int]
 """xyxy in level pixels, right and bottom exclusive."""
@@ -44,6 +45,9 @@ class PreparedPhoto:
 
     ms_decode: float
     """Milliseconds from bytes to what the levels looked at whole need."""
+
+    voting: Voting | None = None
+    """How boxes that overlap become one; None: the best one stays."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +150,8 @@ class Way:
         with self._errors_caught():
             start = time.perf_counter()
             for number, pixels in self.photo.source.read(self.level, self.boxes):
+                if self.level.mirrored:
+                    pixels = np.asarray(cv2.flip(pixels, 1), np.uint8)
                 self.seconds["decode"] += time.perf_counter() - start
                 left, top, right, bottom = self.boxes[number].tolist()
                 yield Part(self, self.level, (left, top, right, bottom), pixels)
@@ -183,7 +189,11 @@ class Way:
     def _result(self) -> PhotoResult:
         start = time.perf_counter()
         stacked = stack(
-            self.looks, border=self.config.border, nms_iou=self.post.nms_iou, keep_top_k=self.post.keep_top_k
+            self.looks,
+            border=self.config.border,
+            nms_iou=self.post.nms_iou,
+            keep_top_k=self.post.keep_top_k,
+            voting=self.photo.voting,
         )
         return PhotoResult(
             faces=stacked.faces,
@@ -219,6 +229,8 @@ class Way:
             boxes, outputs = zip(*said, strict=True)
             sizes = [(bottom - top, right - left) for left, top, right, bottom in boxes]
             found = find_all_candidates(outputs, sizes, self.preset, self.post)
+            if self.level.mirrored:
+                found = [each.mirrored(width) for each, (_, width) in zip(found, sizes, strict=True)]
             self.looks.extend(Look(self.level, box, each) for box, each in zip(boxes, found, strict=True))
         if self._needs_map(self.level):
             for box, each in said:

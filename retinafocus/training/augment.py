@@ -17,10 +17,7 @@ from numpy.typing import NDArray
 
 from retinafocus.datasets.labelled import LabelledPhoto
 from retinafocus.errors import SettingsError
-
-MIRRORED_LANDMARKS = (1, 0, 2, 4, 3)
-"""Order of the landmarks in a mirrored picture: left and right are as seen, so they swap."""
-
+from retinafocus.faces import MIRRORED_LANDMARKS
 
 MEAN_COLOUR = (123, 117, 104)
 """RGB of what is outside a photo in half of the crops: the mean that networks subtract, so that it is zero to them."""

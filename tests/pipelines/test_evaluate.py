@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.evaluate import evaluate_run
-from retinafocus import open_run
+from retinafocus import DetectorConfig, open_run
 from retinafocus.datasets.labelled import LANDMARK_COLUMNS
 from retinafocus.errors import RunError, SettingsError
 from retinafocus.runs import Run
@@ -71,3 +71,12 @@ def test_labelled_photo_that_was_not_run_is_an_error(
     run_job(labelled / "images" / "one", tmp_path / "out", tiny_weights)
     with pytest.raises(RunError, match=r"1 labelled photos are not in this run \(the first is .*two/a.jpg"):
         evaluate_run(str(tmp_path / "out"), str(labelled), None, None)
+
+
+def test_run_that_found_nothing_has_an_ap_of_zero(
+    run_job: Callable[..., Run], labelled: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    _label(labelled, [{"image": "two/a.jpg", "kind": "human", "x1": 1.0, "y1": 1.0, "x2": 30.0, "y2": 40.0}])
+    detector = DetectorConfig(device="cpu", score_threshold=0.99)
+    assert run_job(labelled / "images", tmp_path / "out", tiny_weights, detector=detector).faces().num_rows == 0
+    assert "| all | 1 | 3 (1) | 0.0 [0.0, 0.0] |" in evaluate_run(str(tmp_path / "out"), str(labelled), None, None)

@@ -18,6 +18,7 @@ from retinafocus.sources import (
     halve,
     level_pixels,
     plan_decoding,
+    reduction_for,
     shown_area,
 )
 
@@ -238,3 +239,11 @@ def test_last_blocks_of_a_jpeg_lie_where_the_orientation_turns_them(
     header = read_header(encoded(photo_of((43, 90)), "jpeg", orientation))
     assert shown_area(header, 8) == area
     assert shown_area(header, 1) == (0, 0, header.width, header.height)
+
+
+@pytest.mark.parametrize(
+    ("scale", "reduction"),
+    [(2, 1), (1, 1), (0.6, 1), (0.5, 2), (0.3, 2), (0.25, 4), (0.13, 4), (0.125, 8), (0.01, 8)],
+)
+def test_reduction_in_the_decoder_leaves_every_pixel_of_a_level_of_any_scale(scale: float, reduction: int) -> None:
+    assert reduction_for(scale) == reduction
