@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.inventory import list_photos
+from pipelines.inventory import InventoryConfig, list_photos
 from retinafocus.calibration import RangeRecorder
 from retinafocus.errors import PhotoError, SettingsError
 from retinafocus.photos import read_bytes
+from retinafocus.storage import StorageConfig
 from retinafocus.weights import WeightsInfo, add_ranges, find_weights, load_model
 
 # Photographs looked at: with 32, 64 and 128 the answers in 8-bit integers are equally far from those in float32.
@@ -29,7 +30,11 @@ class Calibrated:
 
 
 def calibrate(
-    weights: str | None, inputs: Sequence[str], output: str, progress: Callable[[int, int], None] | None = None
+    weights: str | None,
+    inputs: Sequence[str],
+    output: str,
+    progress: Callable[[int, int], None] | None = None,
+    storage: StorageConfig | None = None,
 ) -> Calibrated:
     """Measure a network's ranges on photographs spread evenly over the inputs, and write its weights with them.
 
@@ -37,9 +42,10 @@ def calibrate(
 
     Args:
         weights: a file, or a name `find_weights` knows; None for those that ship.
-        inputs: folders, photos, globs or lists of photos.
+        inputs: folders, `s3://` or `gs://` prefixes, photos, globs or lists of photos.
         output: the weights file to write.
         progress: called after each photograph with how many were looked at, and how many will be.
+        storage: how object stores are reached.
 
     Raises:
         SettingsError: there are no photographs, or none can be looked at.
@@ -47,7 +53,8 @@ def calibrate(
     """
     path = find_weights(weights)
     recorder = RangeRecorder(load_model(path))
-    uris = list_photos(inputs).uris()
+    storage = storage or StorageConfig()
+    uris = list_photos(inputs, InventoryConfig(storage=storage)).uris()
     wanted = min(PHOTOS, len(uris))
     spread = np.unique(np.linspace(0, len(uris) - 1, wanted).astype(int)).tolist()
     looked_at, passed_over, fault = 0, 0, ""
@@ -55,7 +62,7 @@ def calibrate(
         if looked_at == wanted:
             break
         try:
-            recorder.look(read_bytes(uris[number]))
+            recorder.look(read_bytes(uris[number], storage))
         except PhotoError as error:
             passed_over += 1
             fault = fault or f"{uris[number]}: {error.reason}"

@@ -17,12 +17,12 @@ import pyarrow as pa
 
 from pipelines.attempts import count_anew
 from pipelines.budget import ErrorBudget
-from pipelines.ledger import ATTEMPTS_FOLDER, delete_leftovers, our_files, reconcile, unrecorded_shards
+from pipelines.forget import drop_forgotten
+from pipelines.ledger import ATTEMPTS_FOLDER, delete_leftovers, our_files, reconcile
 from pipelines.manifest import manifest_batches, manifest_bytes, read_listing
 from pipelines.on_threads import run_on_threads
-from pipelines.planning import Plan, run_settings
+from pipelines.planning import Plan, run_settings, what_to_do
 from pipelines.report import Progress
-from pipelines.retry import shards_to_do
 from pipelines.stages import StageConfig
 from retinafocus.engines import INT8, engine_versions
 from retinafocus.errors import BudgetError, RunError
@@ -32,7 +32,6 @@ from retinafocus.runs import (
     RUN_FILE,
     TABLES,
     new_mark,
-    read_forgotten,
     read_ledger,
     read_run_file,
 )
@@ -64,26 +63,20 @@ def run(planned: Plan, progress: Progress) -> dict[str, Any]:
             raise RunError(
                 f"{storage.location}: another command worked on this run meanwhile; run the same command again"
             )
+        if planned.found is None:
+            progress.begun()  # whatever lies there from now on is ours, also if this process dies while it begins
         if planned.earlier is None:
-            _begin(planned, storage)
-        records, shards, retry = _what_to_do(planned)
+            _begin(planned, storage, hold)
+        progress.begun()
+        drop_forgotten(storage)
+        records, shards, retry = what_to_do(planned)
         if planned.earlier is not None and planned.earlier["status"] == "complete" and not shards:
+            storage.sweep(hold)
             progress.nothing_to_do()
             return planned.earlier
         record = _run_record(planned) | ({"retry": retry} if retry else {})
         storage.put(RUN_FILE, _json(record))
         return _look(planned, hold, _Work(record, records, shards), progress)
-
-
-def _what_to_do(planned: Plan) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any] | None]:
-    """Records of the ledger (none where nothing hangs on what they say), rows for the workers, and the retry."""
-    storage, job, manifest = planned.storage, planned.job, planned.manifest
-    relisted = bool(planned.listing.version or read_forgotten(storage))
-    if not relisted and not job.retry and job.max_error_rate is None:
-        # Their names are enough, and there may be thousands of them in a store that takes its time for each.
-        return [], unrecorded_shards(storage.names(LEDGER_FOLDER), manifest), None
-    records = read_ledger(storage)
-    return records, *shards_to_do(records, manifest, job.retry, planned.earlier)
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,7 @@ class _Work:
     record: dict[str, Any]
     """`run.json` while it goes on."""
     done: list[dict[str, Any]]
-    """Records of the ledger when it began; see `_what_to_do`."""
+    """Records of the ledger when it began; see `planning.what_to_do`."""
     shards: list[dict[str, Any]]
     """What is to be done."""
 
@@ -111,9 +104,9 @@ def _failing_clearly(storage: Storage) -> Iterator[None]:
         ) from error
 
 
-def _begin(planned: Plan, storage: Storage) -> None:
+def _begin(planned: Plan, storage: Storage, hold: Hold) -> None:
     """Lay out a new run."""
-    _clear(storage, keep_manifest=planned.inventory is None)
+    _clear(storage, hold, keep_manifest=planned.inventory is None)
     storage.put(RUN_FILE, _json(_run_record(planned)))
     if (inventory := planned.inventory) is not None:
         storage.put(MANIFEST_FILE, manifest_bytes(manifest_batches(inventory, inventory.photos), inventory))
@@ -140,12 +133,13 @@ def _look(planned: Plan, hold: Hold, work: _Work, progress: Progress) -> dict[st
             f"{len(missing)} shards were not finished (the first is {min(missing)}): their workers died; "
             f"run the same command again, with fewer workers if memory was short"
         )
-    hold.check()
-    delete_leftovers(storage, records)
+    delete_leftovers(storage, records, hold)
     totals |= {"wall_seconds": round(perf_counter() - started, 3), "photos_this_time": pending}
     finished = {**work.record, "status": "complete", "finished": _now(), "totals": totals}
     finished.pop("retry", None)
+    hold.check()
     storage.put(RUN_FILE, _json(finished))
+    storage.sweep(hold)
     return finished
 
 
@@ -176,7 +170,7 @@ def _run_shards(planned: Plan, work: _Work, progress: Progress) -> Iterator[pa.T
         return run_on_threads(config, work.shards, workers=workers, on_photo=progress.photo)
     from pipelines.on_ray import RayPlan, run_on_ray  # Ray takes seconds to import; only this way needs it
 
-    return run_on_ray(config, work.shards, RayPlan(workers=workers, address=job.address))
+    return run_on_ray(config, work.shards, RayPlan(workers=workers, address=job.address), progress.note)
 
 
 def _consume(results: Iterator[pa.Table], shards: int, progress: Progress, budget: ErrorBudget) -> None:
@@ -200,11 +194,12 @@ def _consume(results: Iterator[pa.Table], shards: int, progress: Progress, budge
         )
 
 
-def _clear(storage: Storage, *, keep_manifest: bool) -> None:
+def _clear(storage: Storage, hold: Hold, *, keep_manifest: bool) -> None:
     # The ledger and the manifest come first in `our_files`: without them a clearing that is cut short leaves nothing
     # to resume. run.json last: until it is gone the folder says whose it is.
     for name in our_files(storage):
         if not (keep_manifest and name == MANIFEST_FILE):
+            hold.check()
             storage.delete(name)
     for folder in (ATTEMPTS_FOLDER, LEDGER_FOLDER, "manifest", *TABLES):
         storage.remove_folder(folder)

@@ -7,7 +7,7 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import numpy as np
@@ -53,6 +53,11 @@ class Forecast:
     """Photos whose header was read."""
     looked_at: int
     """Photos that were looked at."""
+
+    def of(self, photos: int) -> Forecast:
+        """The same for another number of such photos."""
+        share = photos / self.photos if self.photos else 0.0
+        return replace(self, photos=photos, seconds=self.seconds * share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,15 +125,20 @@ def forecast(
     """Read headers spread over the archive, look at a few of those photos, and multiply.
 
     Args:
-        manifest: the run's photos.
+        manifest: the photos that are to be looked at.
         weights: path of the weights.
         config: what to look for.
         workers: the run's workers.
         storage: how object stores are reached.
 
     Returns:
-        The forecast; zero seconds where none of the sampled photos can be read.
+        The forecast; zero seconds where none of the sampled photos can be read, or where there are none.
     """
+    if not manifest.num_rows:  # the network need not even be loaded
+        return Forecast(
+            photos=0, network_megapixels=0.0, exhaustive_megapixels=0.0, seconds_per_photo=0.0, seconds=0.0,
+            sampled=0, looked_at=0,
+        )  # fmt: skip
     detector = Detector.from_pretrained(weights, config)
     sample = read_headers(manifest, SAMPLED_HEADERS, storage)
     calibration = calibrate(detector, list(sample.photos), storage)

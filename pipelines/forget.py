@@ -1,7 +1,7 @@
 """`retinafocus forget`: take photos out of a run for good, as if they had never been listed.
 
 Five steps, in an order in which a stop between any two leaves a run that can be read, and that the same command brings
-to its end. `retinafocus detect` goes on with such a run as well, but leaves the names in the manifest.
+to its end. So does the next `retinafocus detect`; `retinafocus index --update` does the fourth step.
 
 1. a complete run calls itself `forgetting`: until the end, parts of its tables stand there twice;
 2. the photos' identities go into `manifest/forgotten.json`: from now on every reader of the manifest leaves them out;
@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,24 +70,31 @@ def forget(location: str, photos: Sequence[str], config: StorageConfig | None = 
         raise RunError(f"{storage.location}: no run here ({MANIFEST_FILE} is missing); give the -o folder of a run")
     with storage.locked() as hold:
         earlier = read_forgotten(storage)
-        names = _identities(_whole_manifest(storage), listing, earlier, photos)
-        _begin(storage)
+        names = _identities(_whole_manifest(storage, ["image_id", "uri", "path"]), listing, earlier, photos)
+        mark = _begin(storage)
         storage.put(FORGOTTEN_FILE, json.dumps(sorted(earlier | names), indent=1).encode())
-        gone = earlier | names
-        shards = _commit_without(storage, gone)
-        listed = _rewrite_manifest(storage, listing, gone)
+        shards = _commit_without(storage, earlier | names, mark)
         hold.check()
+        listed = drop_forgotten(storage)
         records = read_ledger(storage)
-        files = delete_leftovers(storage, records)
+        files = delete_leftovers(storage, records, hold)
+        hold.check()
         _sum_up(storage, records)
+        storage.sweep(hold)
     return Forgotten(photos=listed, shards=shards, files=files)
 
 
-def _begin(storage: Storage) -> None:
-    """Let late workers of earlier commands commit no more, and a complete run no longer say that it is."""
-    if (info := read_run_file(storage)) is not None:
-        status = "forgetting" if info["status"] == "complete" else info["status"]
-        storage.put(RUN_FILE, json.dumps({**info, "status": status, **new_mark()}, indent=2).encode())
+def _begin(storage: Storage) -> str | None:
+    """Let late workers of earlier commands commit no more, and a complete run no longer say that it is.
+
+    Returns:
+        The mark of this command in `run.json`; None where nothing was looked at yet.
+    """
+    if (info := read_run_file(storage)) is None:
+        return None
+    status, mark = "forgetting" if info["status"] == "complete" else info["status"], new_mark()
+    storage.put(RUN_FILE, json.dumps({**info, "status": status, **mark}, indent=2).encode())
+    return mark["mark"]
 
 
 def _identities(manifest: pa.Table, listing: Listing, earlier: set[str], photos: Sequence[str]) -> set[str]:
@@ -120,7 +127,7 @@ def _relative(photo: str, listing: Listing) -> list[str]:
         return []
 
 
-def _commit_without(storage: Storage, gone: set[str]) -> int:
+def _commit_without(storage: Storage, gone: set[str], mark: str | None) -> int:
     """Commit the next generation of every shard that still has rows of those photos; how many there were."""
     records = {record["shard"]: record for record in read_ledger(storage)}
     manifest = read_manifest(storage, columns=["shard", "bytes", "version"])
@@ -136,26 +143,49 @@ def _commit_without(storage: Storage, gone: set[str]) -> int:
         tables = only_photos(tables, kept)
         commit_shard(
             storage, record["shard"], uuid.uuid4().hex[:12], tables, {"worker": record["worker"]},
-            generation=record["generation"] + 1, manifest_version=record["manifest_version"],
+            generation=record["generation"] + 1, manifest_version=record["manifest_version"], mark=mark,
         )  # fmt: skip
         done += 1
     return done
 
 
-def _whole_manifest(storage: Storage) -> pa.Table:
+def drop_forgotten(storage: Storage) -> int:
+    """Take the photos of `manifest/forgotten.json` out of the manifest, where a command was cut short before it did.
+
+    Every reader leaves them out already, so this may be done at any time by a command that holds the run.
+
+    Returns:
+        How many were still in it.
+    """
+    left = still_listed(storage)
+    if left:
+        listing = read_listing(storage)
+        assert listing is not None
+        storage.put(MANIFEST_FILE, manifest_bytes(_batches_without(storage, read_forgotten(storage)), listing))
+    return left
+
+
+def still_listed(storage: Storage) -> int:
+    """How many photos of `manifest/forgotten.json` the manifest still names."""
+    forgotten = read_forgotten(storage)
+    if not forgotten:
+        return 0
+    names = _whole_manifest(storage, ["image_id"]).column("image_id")
+    return pc.sum(pc.is_in(names, pa.array(sorted(forgotten), pa.string()))).as_py() or 0
+
+
+def _batches_without(storage: Storage, image_ids: set[str]) -> Iterator[pa.RecordBatch]:
+    """The manifest without some photos, as a stream."""
+    gone = pa.array(sorted(image_ids), pa.string())
+    with storage.open(MANIFEST_FILE) as file:
+        for rows in pq.ParquetFile(file).iter_batches(ROW_GROUP_PHOTOS):
+            yield rows.filter(pc.invert(pc.is_in(rows.column("image_id"), gone)))
+
+
+def _whole_manifest(storage: Storage, columns: list[str]) -> pa.Table:
     """The manifest as it lies there, forgotten photos included."""
     with storage.open(MANIFEST_FILE) as file:
-        return pq.read_table(file)
-
-
-def _rewrite_manifest(storage: Storage, listing: Listing, gone: set[str]) -> int:
-    """Take the photos out of the manifest; how many were still in it."""
-    whole = _whole_manifest(storage)
-    kept = whole.filter(pc.invert(pc.is_in(whole.column("image_id"), pa.array(sorted(gone)))))
-    if kept.num_rows < whole.num_rows:
-        batches = kept.combine_chunks().to_batches(max_chunksize=ROW_GROUP_PHOTOS)
-        storage.put(MANIFEST_FILE, manifest_bytes(batches, listing))
-    return int(whole.num_rows - kept.num_rows)
+        return pq.read_table(file, columns=columns)
 
 
 def _sum_up(storage: Storage, records: list[dict[str, Any]]) -> None:

@@ -119,6 +119,7 @@ def index(job: IndexJob, progress: ListingProgress) -> str:
                 # First: a run that calls itself complete has a row for every photo of its manifest.
                 storage.put(RUN_FILE, json.dumps({**run, "status": "relisted", **new_mark()}, indent=2).encode())
             storage.put(MANIFEST_FILE, manifest)
+        storage.sweep(hold)
     return words
 
 

@@ -29,7 +29,7 @@ from pipelines.shard_tables import CASCADE_COUNTS, only_photos, part_bytes, read
 from retinafocus.errors import RunError
 from retinafocus.local_storage import TEMPORARY_PREFIX
 from retinafocus.runs import LEDGER_FOLDER, MANIFEST_FILE, RUN_FILE, TABLES, current_records, ledger_name
-from retinafocus.storage import Storage
+from retinafocus.storage import Hold, Storage
 
 ATTEMPTS_FOLDER = f"{LEDGER_FOLDER}/attempts"
 """Marks of attempts at work or killed; see `careful`."""
@@ -58,6 +58,7 @@ def commit_shard(
     *,
     generation: int,
     manifest_version: int,
+    mark: str | None = None,
 ) -> dict[str, Any]:
     """Publish a shard's tables, all or none.
 
@@ -69,14 +70,21 @@ def commit_shard(
         worker: what else the record tells (JSON types): who made it. The counts come from the tables.
         generation: 0, or one more than that of the record that is replaced.
         manifest_version: the highest version of the shard's rows in the manifest (see `manifest_version`).
+        mark: of the command this attempt belongs to; see `check_mark`. None: nobody looks.
 
     Returns:
         The shard's record of this generation: this attempt's, or that of the attempt that came first.
 
     Raises:
-        RunError: the folder could not be written, also after waiting.
+        RunError: the folder could not be written, also after waiting; or another command came.
     """
+    check_mark(storage, shard, mark)
     files = _put_parts(storage, shard, attempt, tables)
+    try:
+        check_mark(storage, shard, mark)  # parts may take minutes to write, and the record is what counts
+    except RunError:
+        _delete_parts(storage, files)
+        raise
     record = {
         "shard": shard,
         "generation": generation,
@@ -94,13 +102,11 @@ def commit_shard(
     winner = _patiently(storage, shard, lambda: read_record(storage, shard, generation))
     if winner["attempt"] == attempt:  # it was ours: the store took it, and its answer was lost
         return winner
-    with suppress(OSError):  # what stays goes with the run's other leftovers: the shard is done
-        for file in files.values():
-            storage.delete(file["name"])
+    _delete_parts(storage, files)
     return winner
 
 
-def check_mark(storage: Storage, shard: int, mark: str) -> None:
+def check_mark(storage: Storage, shard: int, mark: str | None) -> None:
     """Make sure that the command a worker belongs to is still the last one at the run.
 
     A worker may be cut off from its command, or sleep with its machine, while another command begins the run anew with
@@ -109,11 +115,13 @@ def check_mark(storage: Storage, shard: int, mark: str) -> None:
     Args:
         storage: the run's folder.
         shard: number of the shard, for the message.
-        mark: of the command, in `run.json`.
+        mark: of the command, in `run.json`; None: nobody looks.
 
     Raises:
         RunError: another command came.
     """
+    if mark is None:
+        return
 
     def found() -> Any:
         try:
@@ -122,7 +130,10 @@ def check_mark(storage: Storage, shard: int, mark: str) -> None:
             return None
 
     if _patiently(storage, shard, found) != mark:
-        raise RunError("another command has worked on this run since, so nothing of this shard was written")
+        raise RunError(
+            f"{storage.location}: another command has worked on this run since, so nothing of shard {shard} was "
+            "written; run the same command again"
+        )
 
 
 def _put_parts(storage: Storage, shard: int, attempt: str, tables: dict[str, pa.Table]) -> dict[str, dict[str, Any]]:
@@ -134,6 +145,13 @@ def _put_parts(storage: Storage, shard: int, attempt: str, tables: dict[str, pa.
         _patiently(storage, shard, partial(storage.put, name, data))
         files[table] = {"name": name, "rows": rows.num_rows, "sha256": hashlib.sha256(data).hexdigest()}
     return files
+
+
+def _delete_parts(storage: Storage, files: dict[str, dict[str, Any]]) -> None:
+    """Delete parts of an attempt that lost."""
+    with suppress(OSError):  # what stays goes with the run's other leftovers
+        for file in files.values():
+            storage.delete(file["name"])
 
 
 def read_record(storage: Storage, shard: int, generation: int) -> dict[str, Any]:
@@ -269,13 +287,25 @@ def _outdated(records: list[dict[str, Any]], manifest: pa.Table) -> dict[int, in
     return dict(zip(numbers.tolist(), counts.tolist(), strict=True))
 
 
-def delete_leftovers(storage: Storage, records: list[dict[str, Any]]) -> int:
+def delete_leftovers(storage: Storage, records: list[dict[str, Any]], hold: Hold) -> int:
     """Delete every file that no record names: parts of killed or beaten attempts, and what a later generation replaced.
 
-    Returns how many there were. Call it only when no worker of the run is at work any more.
+    Call it only when no worker of the run is at work any more.
+
+    Args:
+        storage: the run's folder.
+        records: that count, of the run's ledger.
+        hold: of the calling command on the run.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        RunError: the run is not held any more; the files that are left may be those of another command.
     """
     names = leftovers(storage, records)
     for name in names:
+        hold.check()
         storage.delete(name)
     return len(names)
 

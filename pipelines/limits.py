@@ -22,9 +22,10 @@ class Limits:
     """What one photo, and the photos read ahead, may take of a worker. No photo that stays within them is changed by
     them, so they are no part of what makes runs comparable."""
 
-    photo_seconds: float = 300.0
-    """A photo that takes longer is a `timeout`. A photo of more than `max_pixels`, which is read in strips, may take
-    that long for each `max_pixels`."""
+    photo_seconds: float = 900.0
+    """A photo that takes longer is a `timeout`. The slowest measured took 80 with the weights that ship
+    (docs/jobs.md), but there are others, and busier machines. A photo of more than `max_pixels`, which is read in
+    strips, may take that long for each `max_pixels`."""
 
     photo_bytes: int | None = None
     """Memory a photo may take where photos go one by one through a process of their own; one that needs more is

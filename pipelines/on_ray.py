@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,7 @@ import ray
 import ray.data
 import ray.exceptions
 from ray.data import ActorPoolStrategy
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from pipelines.stages import DetectShard, StageConfig
 from pipelines.workers import Workers
@@ -33,6 +34,10 @@ from retinafocus.errors import RetinaFocusError, RunError, SettingsError
 # Ray Data's own tasks (handing out the rows) need a processor that no actor holds: without one the job stands still
 # for half an hour and then dies, with no warning in between.
 FREE_CPUS = 1
+
+# A busy cluster is waited for: with a word after so long, and then another now and then.
+WAIT_SECONDS = 5.0
+FURTHER_WAIT_SECONDS = 60.0
 
 # Shards whose answer Ray lost, before the job itself gives up.
 MAX_LOST_SHARDS = 16
@@ -52,8 +57,16 @@ class RayPlan:
         return int(self.workers.device == "cuda")
 
 
-def run_on_ray(config: StageConfig, shards: list[dict[str, Any]], plan: RayPlan) -> Iterator[pa.Table]:
+def run_on_ray(
+    config: StageConfig, shards: list[dict[str, Any]], plan: RayPlan, on_wait: Callable[[str], None]
+) -> Iterator[pa.Table]:
     """Look at every shard; yields each committed shard's row of counts as it comes.
+
+    Args:
+        config: for the workers.
+        shards: rows that name them.
+        plan: where the workers come from.
+        on_wait: told what the job waits for, where others have taken all of a cluster.
 
     Raises:
         SettingsError: the cluster is too small for the workers asked for, or cannot be reached.
@@ -61,6 +74,8 @@ def run_on_ray(config: StageConfig, shards: list[dict[str, Any]], plan: RayPlan)
     started = connect(plan.address, cpus=plan.workers.count)
     try:
         count = _workers(plan, len(shards))
+        if not started:
+            _wait_for_room(plan, on_wait)
         _set_context()
         with warnings.catch_warnings():
             # max_restarts and max_task_retries have no other way in before Ray 2.64 (hence the upper bound on ray).
@@ -159,6 +174,31 @@ def _workers(plan: RayPlan, shards: int) -> int:
             f"itself do not fit, the cluster has {there}; use --workers {room} or add nodes"
         )
     return min(wanted, shards)
+
+
+def _wait_for_room(plan: RayPlan, on_wait: Callable[[str], None]) -> None:
+    """Wait until one worker fits beside what others do on the cluster, which Ray Data would do without a word.
+
+    A placement group asks for the room: as any demand it also makes a cluster grow that can.
+    """
+    room = placement_group([{"CPU": 1, "GPU": plan.gpus_per_worker}])
+    try:
+        seconds, ready = WAIT_SECONDS, room.ready()
+        while not ray.wait([ready], timeout=seconds)[0]:  # not `room.wait`, which heeds no Ctrl-C until it is over
+            on_wait(_waiting_words(plan))
+            seconds = FURTHER_WAIT_SECONDS
+    finally:
+        remove_placement_group(room)
+
+
+def _waiting_words(plan: RayPlan) -> str:
+    has, free = ray.cluster_resources(), ray.available_resources()
+    there = []
+    for kind in ("CPU", "GPU")[: 1 + plan.gpus_per_worker]:
+        count, left = int(has.get(kind, 0)), int(free.get(kind, 0))
+        there.append(f"{count} {kind}s, {f'{count - left} of them' if left else 'all'} in use")
+    needed = "a CPU and a GPU are free on one node" if plan.gpus_per_worker else "one is free"
+    return f"waiting for a worker: the cluster has {'; '.join(there)}; the job goes on as soon as {needed}"
 
 
 def _set_context() -> None:

@@ -16,8 +16,10 @@ import pyarrow.compute as pc
 from pipelines.forecast import Forecast, forecast
 from pipelines.index import ListingProgress, check_output, refuse_foreign_folder
 from pipelines.inventory import PLAN_COLUMNS, Inventory, InventoryConfig, absolute_inputs, list_photos, plan_table
+from pipelines.ledger import unrecorded_shards
 from pipelines.limits import Limits
 from pipelines.manifest import Listing, read_listing
+from pipelines.retry import shards_to_do
 from pipelines.workers import CPU_THREADS, Workers, resolve_workers
 from retinafocus.cascade import CascadeConfig
 from retinafocus.detector import DetectorConfig
@@ -25,7 +27,16 @@ from retinafocus.engines import INT8, check_precision, check_ranges, resolve_eng
 from retinafocus.errors import FAILURES, RunError, SettingsError
 from retinafocus.faces import SCHEMA_VERSION
 from retinafocus.focus.chips import ChipConfig
-from retinafocus.runs import MANIFEST_FILE, read_forgotten, read_manifest, read_run_file
+from retinafocus.runs import (
+    LEDGER_FOLDER,
+    MANIFEST_FILE,
+    RUN_FILE,
+    current_records,
+    read_forgotten,
+    read_ledger,
+    read_manifest,
+    read_run_file,
+)
 from retinafocus.storage import Storage, StorageConfig, open_storage
 from retinafocus.weights import WeightsInfo, find_weights, read_info
 
@@ -137,7 +148,7 @@ def plan(job: DetectJob, *, with_forecast: bool = False, progress: ListingProgre
 
     Args:
         job: what was asked for.
-        with_forecast: also measure how long it will take (always done where `runner=auto` has to know).
+        with_forecast: also measure how long what is left will take (always done where `runner=auto` has to know).
         progress: told of photos as they are listed.
 
     Raises:
@@ -150,6 +161,8 @@ def plan(job: DetectJob, *, with_forecast: bool = False, progress: ListingProgre
     storage = open_storage(job.output, job.storage)
     found = _found(job, storage)
     earlier = found if job.existing == "resume" and storage.exists(MANIFEST_FILE) else None
+    if earlier is None and job.existing != "overwrite":
+        _refuse_maimed_run(storage, RUN_FILE if found is None else MANIFEST_FILE)
     listing = None if job.inputs and job.existing == "overwrite" else read_listing(storage)
     if listing is None:
         inventory = _list(job, storage, progress)
@@ -158,15 +171,7 @@ def plan(job: DetectJob, *, with_forecast: bool = False, progress: ListingProgre
         settings = run_settings(job, detector, info, listing)
         _check_same_settings(earlier["settings"] if earlier else settings | _listed(listing), settings)
         inventory, manifest = None, read_manifest(storage, columns=PLAN_COLUMNS)
-    runner, expected = job.runner, None
-    if runner == "auto" and job.address:
-        runner = "ray"
-    if (with_forecast or runner == "auto") and not job.careful:  # a forecast looks at photos in this process
-        present = manifest.filter(pc.invert(manifest.column("vanished")))
-        expected = forecast(present, str(weights_path), detector, workers, job.storage)
-    if runner == "auto":
-        runner = "ray" if expected is not None and expected.seconds > LOCAL_SECONDS else "local"
-    return Plan(
+    planned = Plan(
         job=job,
         storage=storage,
         weights=info,
@@ -176,11 +181,50 @@ def plan(job: DetectJob, *, with_forecast: bool = False, progress: ListingProgre
         manifest=manifest,
         detector=detector,
         workers=workers,
-        runner=runner,
-        forecast=expected,
+        runner=job.runner,
+        forecast=None,
         earlier=earlier,
         found=found,
     )
+    return _with_runner(planned, with_forecast=with_forecast)
+
+
+def what_to_do(planned: Plan) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any] | None]:
+    """What the ledger leaves to be done, as it stands now.
+
+    Returns:
+        Records of the ledger (none where nothing hangs on what they say); rows for the workers (`pending_shards`); and
+        what `run.json` keeps of a retry, None without one.
+    """
+    storage, job, manifest, resumed = planned.storage, planned.job, planned.manifest, planned.earlier is not None
+    relisted = bool(planned.listing.version or read_forgotten(storage))
+    if not relisted and not job.retry and job.max_error_rate is None:
+        # Their names are enough, and there may be thousands of them in a store that takes its time for each.
+        return [], unrecorded_shards(storage.names(LEDGER_FOLDER) if resumed else (), manifest), None
+    records = read_ledger(storage) if resumed else []  # those of a run that is begun anew do not count
+    return records, *shards_to_do(records, manifest, job.retry, planned.earlier)
+
+
+def _with_runner(planned: Plan, *, with_forecast: bool) -> Plan:
+    """The plan with its runner chosen, and with a forecast where somebody asked or the choice hangs on it."""
+    job, expected = planned.job, None
+    runner = "ray" if job.runner == "auto" and job.address else job.runner
+    if (with_forecast or runner == "auto") and not job.careful:  # a forecast looks at photos in this process
+        expected = _expected(planned)
+    if runner == "auto":
+        runner = "ray" if expected is not None and expected.seconds > LOCAL_SECONDS else "local"
+    return replace(planned, runner=runner, forecast=expected)
+
+
+def _expected(planned: Plan) -> Forecast:
+    """The forecast for the photos that are still to be looked at."""
+    _, shards, _ = what_to_do(planned)
+    manifest, numbers = planned.manifest, [row["shard"] for row in shards if row["photos"]]
+    wanted = pc.is_in(manifest.column("shard"), pa.array(numbers, pa.int32()))
+    present = manifest.filter(pc.and_(wanted, pc.invert(manifest.column("vanished"))))
+    whole = forecast(present, str(planned.weights_path), planned.detector, planned.workers, planned.job.storage)
+    # Of a shard that is done again, only some photos are looked at.
+    return whole.of(min(present.num_rows, sum(row["photos"] for row in shards)))
 
 
 def _found(job: DetectJob, storage: Storage) -> dict[str, Any] | None:
@@ -191,6 +235,15 @@ def _found(job: DetectJob, storage: Storage) -> dict[str, Any] | None:
     elif job.existing == "error":
         raise RunError(f"{job.output}: holds a run already; continue it with --existing resume or choose another -o")
     return found
+
+
+def _refuse_maimed_run(storage: Storage, missing: str) -> None:
+    """Make sure that a run that lost a file is not taken for one that has not begun, and cleared."""
+    if current_records(storage.names(LEDGER_FOLDER)):
+        raise RunError(
+            f"{storage.location}: has finished shards but no {missing}; restore that file from a copy, or begin anew "
+            "with --existing overwrite"
+        )
 
 
 def _detector(job: DetectJob, weights: WeightsInfo, workers: Workers) -> DetectorConfig:

@@ -70,6 +70,8 @@ class Relisting:
     now: Inventory
     counts: Counter[str] = field(default_factory=Counter)
     """Photos by `KINDS`; complete once all batches are drawn."""
+    forgotten: int = 0
+    """Photos that the manifest still named though they were taken out of the run: `forget` was cut short."""
 
     def __post_init__(self) -> None:
         for text, before, now in zip(self.before.inputs, self.before.found, self.now.found, strict=True):
@@ -84,18 +86,22 @@ class Relisting:
     @property
     def differs(self) -> bool:
         """Whether there is a next version at all."""
-        return any(self.counts[kind] for kind in KINDS[:4])
+        return bool(self.forgotten) or any(self.counts[kind] for kind in KINDS[:4])
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """The next manifest: the old rows, some of them changed, and then the new photos."""
+        """The next manifest: the old rows, some of them changed, without forgotten ones; and then the new photos."""
         self.counts.clear()
-        listed = _Listed(self.now)
+        self.forgotten = 0
+        listed, forgotten = _Listed(self.now), sorted(read_forgotten(self.storage))
+        gone = pa.array(forgotten, pa.string())
         last = -1
         with self.storage.open(MANIFEST_FILE) as file:
             for rows in pq.ParquetFile(file).iter_batches(ROW_GROUP_PHOTOS):
                 last = max(last, pc.max(rows.column("shard")).as_py())
-                yield self._next(rows, listed.find(rows.column("image_id").to_pylist()), listed)
-        listed.find(sorted(read_forgotten(self.storage)))
+                kept = rows.filter(pc.invert(pc.is_in(rows.column("image_id"), gone)))
+                self.forgotten += rows.num_rows - kept.num_rows
+                yield self._next(kept, listed.find(kept.column("image_id").to_pylist()), listed)
+        listed.find(forgotten)
         fresh = self.now.photos.filter(pa.array(~listed.found))
         self.counts["new"] += fresh.num_rows
         shards = cut_shards(sizes(fresh), fresh.num_rows, last + 1)

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pipelines.attempts import marked
 from pipelines.budget import count_failures
 from pipelines.careful import DEADLY, CarefulLook, LookConfig, Stopped
-from pipelines.ledger import check_mark, commit_shard, find_record, kept_rows, manifest_version, read_record
+from pipelines.ledger import commit_shard, find_record, kept_rows, manifest_version, read_record
 from pipelines.limits import Limits
 from pipelines.looking import Looked, Looker, Row
 from pipelines.shard_tables import together
@@ -159,11 +159,9 @@ class DetectShard:
             careful = careful or self.config.careful or self._looks_again_at_deadly(row)
             looked = list(self._carefully(wanted) if careful else self._swiftly(wanted, shard))
             tables, worker = together(self._tables(looked, shard, attempt), kept), {"worker": self.worker}
-            if self.config.mark is not None:
-                check_mark(self.run, shard, self.config.mark)
             return commit_shard(
                 self.run, shard, attempt, tables, worker,
-                generation=generation, manifest_version=manifest_version(photos),
+                generation=generation, manifest_version=manifest_version(photos), mark=self.config.mark,
             )  # fmt: skip
 
     def _looks_again_at_deadly(self, row: dict[str, Any]) -> bool:

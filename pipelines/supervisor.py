@@ -46,7 +46,8 @@ class Supervisor:
     descriptor: int | None = None
 
     def begun(self) -> None:
-        """The run is laid out: started again, the command goes on with it."""
+        """The run in the output folder is the command's own: started again, it goes on with it, whatever it was asked
+        to do with a run that it finds."""
         self._tell(_BEGUN)
 
     def finished_shard(self) -> None:

@@ -13,21 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from pipelines.forget import still_listed
 from pipelines.ledger import leftovers, pending_shards, reconcile
 from pipelines.shard_tables import read_part
 from pipelines.table_checks import CHECKS, check_shard
 from retinafocus.errors import RunError
-from retinafocus.runs import (
-    FORGOTTEN_FILE,
-    MANIFEST_FILE,
-    TABLES,
-    Run,
-    open_run,
-    read_forgotten,
-    read_manifest,
-)
+from retinafocus.runs import FORGOTTEN_FILE, TABLES, Run, open_run, read_manifest
 from retinafocus.storage import StorageConfig
 
 # Looked at without opening a table, in the order of the report.
@@ -127,12 +119,8 @@ def _manifest_problems(run: Run, manifest: pa.Table) -> Iterator[tuple[str, str]
     doubled = manifest.num_rows - pc.count_distinct(manifest.column("image_id")).as_py()
     if doubled:
         yield "manifest", f"{doubled} photos are listed twice"
-    if forgotten := read_forgotten(run.storage):
-        with run.storage.open(MANIFEST_FILE) as file:
-            listed = pq.read_table(file, columns=["image_id"]).column("image_id")
-        left = pc.sum(pc.is_in(listed, pa.array(sorted(forgotten), pa.string()))).as_py() or 0
-        if left:
-            yield "manifest", f"{left} photos of {FORGOTTEN_FILE} are still listed; run `retinafocus forget` again"
+    if left := still_listed(run.storage):
+        yield "manifest", f"{left} photos of {FORGOTTEN_FILE} are still listed; finish it with `retinafocus detect`"
 
 
 def _full(run: Run, manifest: pa.Table) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,8 @@ the tests hold them against the peak of a process.
 from __future__ import annotations
 
 from retinafocus import exif
-from retinafocus.headers import PhotoHeader, jpeg_frame
+from retinafocus.headers import PhotoHeader
+from retinafocus.jpeg_markers import jpeg_frame
 
 # Bytes for each pixel while `photos.decode` turns it into RGB; the kind of the format that takes most. Pillow keeps
 # four for each pixel, its copy into an array takes six; libwebp's frames are in there twice.

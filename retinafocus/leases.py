@@ -27,11 +27,12 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError,
 
 from retinafocus.buckets import is_transient, translated
 from retinafocus.errors import RunError
-from retinafocus.storage import Patience, StorageConfig
+from retinafocus.storage import LOCK_FILE, STALE_SECONDS, Patience, StorageConfig
 
 RENEW_SECONDS = 10.0
-# A few renewals may fail on a bad line before anybody may believe that the holder is gone.
-STALE_SECONDS = 60.0
+
+# Objects that tell the store's time; each lives for a moment.
+CLOCK_PREFIX = f"{LOCK_FILE}-clock-"
 
 
 class Lease:
@@ -141,7 +142,7 @@ class Lease:
 
     def _store_time(self) -> datetime:
         """What the store's clock says: those of two machines may differ by more than a lease lasts."""
-        probe = f"{self._key}-clock-{uuid.uuid4().hex}"
+        probe = f"{self._key.removesuffix(LOCK_FILE)}{CLOCK_PREFIX}{uuid.uuid4().hex}"
         obstore.put(self._store, probe, b"")
         try:
             return obstore.head(self._store, probe)["last_modified"]

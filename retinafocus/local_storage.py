@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from time import sleep
 from typing import BinaryIO
 
 from retinafocus.errors import RunError
-from retinafocus.storage import LOCK_FILE, Entry
+from retinafocus.storage import LOCK_FILE, STALE_SECONDS, Entry, Hold
 
 # Files begun and not finished carry this prefix; readers and the clean-up know it.
 TEMPORARY_PREFIX = ".unfinished-"
+
+# What lies in the folder itself after a write or `check_writable` was killed.
+_LEFT_OVER = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}([0-9a-f]{{32}}|probe-[0-9a-f]{{32}}(-link)?)")
 
 # Seconds between tries to take the lock: who only asks whether it is held (`is_locked`) holds it for that moment.
 LOCK_PAUSES = (0.01, 0.03, 0.1)
@@ -127,6 +131,22 @@ class LocalStorage:
         path = self.root / folder
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
+
+    def sweep(self, hold: Hold) -> int:
+        swept = 0
+        with suppress(OSError):
+            with os.scandir(self.root) as entries:
+                found = [entry for entry in entries if _LEFT_OVER.fullmatch(entry.name)]
+            if found:
+                # The lock's file is touched to see what the file system's clock says, which may be a server's.
+                os.utime(self.root / LOCK_FILE)
+                now = (self.root / LOCK_FILE).stat().st_mtime
+                for entry in found:
+                    if now - entry.stat(follow_symlinks=False).st_mtime > STALE_SECONDS:
+                        hold.check()
+                        self.delete(entry.name)
+                        swept += 1
+        return swept
 
     def _entries(self, folder: str, on_error: Callable[[str, OSError], None] | None) -> Iterator[Entry]:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -23,8 +24,8 @@ from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, Inva
 from retinafocus import odd_keys
 from retinafocus.buckets import is_transient, open_bucket, translated
 from retinafocus.errors import RunError, SettingsError
-from retinafocus.leases import Lease
-from retinafocus.storage import LOCK_FILE, Entry, Hold, Patience, StorageConfig, split_uri
+from retinafocus.leases import CLOCK_PREFIX, Lease
+from retinafocus.storage import LOCK_FILE, STALE_SECONDS, Entry, Hold, Patience, StorageConfig, split_uri
 
 # Requests under way at once in `read_many`: a ledger's records are small, and each answer takes some 20 ms to come.
 READERS = 32
@@ -34,6 +35,11 @@ UPLOAD_CHUNK_BYTES = 16 << 20
 
 # Metadata of an object that was created once: which writer's it is.
 WRITER = "retinafocus-writer"
+
+# Objects by which `check_writable` tries the store out; each lives for a moment.
+PROBE_PREFIX = ".probe-"
+
+_LEFT_OVER = re.compile(rf"({re.escape(CLOCK_PREFIX)}|{re.escape(PROBE_PREFIX)})[0-9a-f]{{32}}")
 
 _Answer = TypeVar("_Answer")
 
@@ -67,7 +73,7 @@ class ObjectStorage:
         return f"{self._root}/{quote(self._key(name))}"
 
     def check_writable(self) -> None:
-        probe = f".probe-{uuid.uuid4().hex}"
+        probe = f"{PROBE_PREFIX}{uuid.uuid4().hex}"
         try:
             kept = self.create_once(probe, b"first") and not self.create_once(probe, b"second")
             self.delete(probe)
@@ -178,6 +184,20 @@ class ObjectStorage:
 
     def remove_folder(self, folder: str) -> None:
         """Nothing: an object store has no folders."""
+
+    def sweep(self, hold: Hold) -> int:
+        swept = 0
+        with suppress(OSError):
+            beside = self._retry("", lambda: obstore.list_with_delimiter(self._store, self._prefix or None))["objects"]
+            modified = {found["path"].rsplit("/", 1)[-1]: found["last_modified"] for found in beside}
+            # The lock is written anew every few seconds: its time is what the store's clock said then.
+            now = modified.get(LOCK_FILE)
+            for name, then in modified.items():
+                if now and _LEFT_OVER.fullmatch(name) and (now - then).total_seconds() > STALE_SECONDS:
+                    hold.check()
+                    self.delete(name)
+                    swept += 1
+        return swept
 
     def _lease(self) -> Lease:
         return Lease(self._store, self._key(LOCK_FILE), self.location, self.config)

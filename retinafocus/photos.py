@@ -33,16 +33,8 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from retinafocus import exif
 from retinafocus.errors import PhotoError, SettingsError
-from retinafocus.headers import (
-    FORMATS,
-    TRUNCATED,
-    PhotoHeader,
-    count_jpeg_scans,
-    has_jpeg_end,
-    png_chunks,
-    png_pixels,
-    read_header,
-)
+from retinafocus.headers import FORMATS, TRUNCATED, PhotoHeader, png_chunks, png_pixels, read_header
+from retinafocus.jpeg_markers import count_jpeg_scans, has_jpeg_end
 from retinafocus.reading import read_bytes, read_photo
 
 __all__ = ["FORMATS", "MAX_PIXELS", "REDUCTIONS", "PhotoHeader", "decode", "read_bytes", "read_header", "read_photo"]

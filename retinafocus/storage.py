@@ -29,6 +29,10 @@ OBJECT_SCHEMES = ("s3", "gs")
 # Held by the command at work on a run. Two at once would delete each other's unfinished parts at the end.
 LOCK_FILE = ".lock"
 
+# A lock in an object store that was not renewed for so long is nobody's any more: a few renewals may fail on a bad line
+# before anybody may believe that its holder is gone. What a writer left unfinished that long ago is nobody's either.
+STALE_SECONDS = 60.0
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -214,6 +218,22 @@ class Storage(Protocol):
 
     def remove_folder(self, folder: str) -> None:
         """Remove a folder if it is empty; somebody else's files keep it."""
+
+    def sweep(self, hold: Hold) -> int:
+        """Delete what killed commands left in the folder itself: files begun, and those to try out or time the storage.
+
+        Only names that we give count, and only what is older than `STALE_SECONDS`, by the storage's own clock: another
+        command may be about to ask for the lock. Never an error: what stays goes with the next command.
+
+        Args:
+            hold: of the calling command.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            RunError: the storage is not held any more.
+        """
 
 
 def open_storage(location: str | os.PathLike[str], config: StorageConfig | None = None) -> Storage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pipelines.commands.command import (
@@ -20,6 +21,8 @@ from pipelines.commands.command import (
 
 if TYPE_CHECKING:
     from pipelines.limits import Limits
+    from pipelines.planning import DetectJob, Plan
+    from retinafocus.detector import DetectorConfig
 
 DETECT_EPILOG = """\
 examples:
@@ -48,6 +51,19 @@ def add(verbs: Verbs) -> None:
         "-o", "--output", required=True, metavar="OUT", help="folder of the run; a run in it is continued"
     )
     add_detector_options(parser)
+    add_job_options(parser)
+    add_root_options(parser)
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N photos, in the order of their paths")
+    add_limit_options(parser)
+    add_storage_options(parser)
+    parser.set_defaults(verb=_detect, supervised=True)
+
+
+def add_job_options(parser: argparse.ArgumentParser) -> None:
+    """Where it runs, what becomes of a run that is there, and when it stops."""
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be done and how long it takes; write nothing"
+    )
     parser.add_argument("--workers", metavar="N", help="N, cpu=N or gpu=N (default: one per CPU core, or per GPU)")
     parser.add_argument(
         "--runner", choices=("auto", "local", "ray"), default="auto",
@@ -65,14 +81,13 @@ def add(verbs: Verbs) -> None:
         "--max-error-rate", type=float, metavar="SHARE",
         help="stop (exit code 3) once more than this share of photos failed, 0..1 (default: never)",
     )  # fmt: skip
-    add_root_options(parser)
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N photos, in the order of their paths")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be done and how long it takes; write nothing"
-    )
+
+
+def add_limit_options(parser: argparse.ArgumentParser) -> None:
+    """What a photo, and the files read ahead, may take of a worker: what `_limits` reads."""
     parser.add_argument(
         "--photo-timeout", type=float, metavar="S",
-        help="a photo that takes longer than so many seconds is a timeout (default: 300)",
+        help="a photo that takes longer than so many seconds is a timeout (default: 900)",
     )  # fmt: skip
     parser.add_argument(
         "--photo-memory", type=int, metavar="BYTES",
@@ -86,22 +101,57 @@ def add(verbs: Verbs) -> None:
         "--careful", action="store_true",
         help="every photo in a process of its own that may die of it (default: where a worker died before)",
     )  # fmt: skip
-    add_storage_options(parser)
-    parser.set_defaults(verb=_detect, supervised=True)
 
 
 def _detect(options: argparse.Namespace) -> int:
+    from pipelines.planning import detector_config
+
+    return carry_out(options, detector_config(options))
+
+
+def carry_out(
+    options: argparse.Namespace, detector: DetectorConfig, begin: Callable[[Plan], None] = lambda planned: None
+) -> int:
+    """Plan and run a job, and say so.
+
+    Args:
+        options: as `detect` has them.
+        detector: what to look for.
+        begin: called with the plan when everything is checked, before the first photo.
+
+    Returns:
+        The exit code.
+    """
     from pipelines import detect, planning
     from pipelines.budget import ErrorBudget
     from pipelines.index import ListingProgress
     from pipelines.report import Progress, describe_plan, summary
     from pipelines.supervisor import stoppable
 
-    job = planning.DetectJob(
+    job = _job(options, detector)
+    planned = planning.plan(job, with_forecast=options.dry_run, progress=ListingProgress())
+    print(describe_plan(planned))
+    if options.dry_run:
+        return EXIT_OK
+    begin(planned)
+    try:
+        with stoppable():
+            finished = detect.run(planned, Progress(supervisor=options.supervisor))
+    except KeyboardInterrupt:
+        return fail(EXIT_INTERRUPTED, "stopped; finished shards are kept, the same command goes on from there")
+    print(summary(options.output, finished))
+    budget = ErrorBudget(options.max_error_rate, [finished["totals"]], finished["totals"]["photos"])
+    return fail(EXIT_BUDGET, budget.words()) if budget.exceeded else EXIT_OK
+
+
+def _job(options: argparse.Namespace, detector: DetectorConfig) -> DetectJob:
+    from pipelines.planning import DetectJob
+
+    return DetectJob(
         inputs=options.inputs,
         output=options.output,
         weights=options.weights,
-        detector=planning.detector_config(options),
+        detector=detector,
         workers=options.workers,
         runner=options.runner,
         address=options.address,
@@ -115,18 +165,6 @@ def _detect(options: argparse.Namespace) -> int:
         max_error_rate=options.max_error_rate,
         storage=storage_config(options),
     )
-    planned = planning.plan(job, with_forecast=options.dry_run, progress=ListingProgress())
-    print(describe_plan(planned))
-    if options.dry_run:
-        return EXIT_OK
-    try:
-        with stoppable():
-            finished = detect.run(planned, Progress(supervisor=options.supervisor))
-    except KeyboardInterrupt:
-        return fail(EXIT_INTERRUPTED, "stopped; finished shards are kept, the same command goes on from there")
-    print(summary(options.output, finished))
-    budget = ErrorBudget(options.max_error_rate, [finished["totals"]], finished["totals"]["photos"])
-    return fail(EXIT_BUDGET, budget.words()) if budget.exceeded else EXIT_OK
 
 
 def _limits(options: argparse.Namespace) -> Limits:

@@ -12,7 +12,8 @@ examples:
   retinafocus forget out s3://bucket/day2/IMG_0412.jpg    by the uri in the tables
   retinafocus forget out 4be1b9ee4cd1b84fee8dbc48         by the image_id
 
-The photo itself is not touched. If the command is cut short, the same one finishes it.
+The photo itself is not touched. If the command is cut short, the same one finishes
+it, and so does the next `retinafocus detect`.
 """
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pipelines.commands.command import EXIT_OK, Verbs, add_verb
+from pipelines.commands.command import EXIT_OK, Verbs, add_storage_options, add_verb, storage_config
 
 CALIBRATE_EXAMPLES = """\
 examples:
@@ -46,9 +46,11 @@ def add(verbs: Verbs) -> None:
     measure.add_argument("weights", metavar="WEIGHTS", help="the weights file, or the name of weights that ship")
     measure.add_argument(
         "photos", nargs="+", metavar="PHOTOS",
-        help="photographs like those to be looked at: folders, photos, globs, or lists; 64 of them, spread evenly",
+        help="photographs like those to be looked at: folders, s3:// or gs:// prefixes, photos, globs, or lists; 64 of "
+        "them, spread evenly",
     )  # fmt: skip
     measure.add_argument("-o", "--output", required=True, metavar="OUT", help="the .safetensors file to write")
+    add_storage_options(measure)
     measure.set_defaults(verb=_weights_calibrate)
     show = add_verb(actions, "show", "what a weights file holds: network, anchors, source, licence, hash")
     show.add_argument("file", nargs="?", metavar="FILE", help="the weights file (default: the ones that ship)")
@@ -72,7 +74,7 @@ def _weights_calibrate(options: argparse.Namespace) -> int:
         if looked_at % 16 == 0:
             print(f"looked at {looked_at} of {wanted} photographs", file=sys.stderr)
 
-    done = calibrate(options.weights, options.photos, options.output, say)
+    done = calibrate(options.weights, options.photos, options.output, say, storage_config(options))
     passed = f", {done.passed_over} more could not be looked at" if done.passed_over else ""
     print(f"wrote {options.output} after {done.looked_at} photographs{passed}\n{describe_weights(done.weights)}")
     return EXIT_OK

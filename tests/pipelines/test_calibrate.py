@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,3 +86,17 @@ def test_run_in_integers_without_ranges_ends_before_it_begins(
     with pytest.raises(SettingsError, match="retinafocus weights calibrate WEIGHTS PHOTOS -o OUT"):
         run_job(archive, tmp_path / "run", tiny_weights, detector=INTEGERS)
     assert not (tmp_path / "run").exists()
+
+
+def test_photographs_in_an_object_store_give_the_same_file(
+    archive: Path, tiny_weights: Path, tmp_path: Path, s3_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = sorted(archive.glob("*/*.jpg"))[:2]
+    for photo in photos:
+        s3_server.client.put_object(Bucket=s3_server.bucket, Key=f"in/{photo.name}", Body=photo.read_bytes())
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    output, local = tmp_path / "s3.safetensors", tmp_path / "local.safetensors"
+    command = ["weights", "calibrate", str(tiny_weights), f"{s3_server.location}/in", "-o", str(output)]
+    assert main([*command, "--endpoint", s3_server.endpoint]) == 0
+    job.calibrate(str(tiny_weights), [str(photo) for photo in photos], str(local))
+    assert output.read_bytes() == local.read_bytes()

@@ -50,6 +50,16 @@ def test_defaults_in_the_help_are_those_of_the_settings() -> None:
         assert f"(default: {text})" in helps[name]
 
 
+def test_limits_of_a_photo_are_told_alike_in_the_help_and_in_the_documentation() -> None:
+    from pipelines.limits import Limits
+
+    table = (Path(cli.__file__).parents[1] / "docs" / "jobs.md").read_text()
+    helps = {action.dest: action.help or "" for action in _verbs()["detect"]._actions}
+    for name, default in (("photo_timeout", Limits().photo_seconds), ("read_ahead_bytes", Limits().read_ahead_bytes)):
+        assert f"(default: {default:.0f})" in helps[name]
+        assert f"| `--{name.replace('_', '-')} {default:.0f}` |" in table
+
+
 def test_every_verb_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
     for verb in _verbs():
         with pytest.raises(SystemExit) as stop:

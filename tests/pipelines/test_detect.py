@@ -26,7 +26,7 @@ from retinafocus import Detector, DetectorConfig, open_run
 from retinafocus.engines import engine_versions, resolve_engine
 from retinafocus.errors import RunError, SettingsError, WeightsError
 from retinafocus.local_storage import LocalStorage
-from retinafocus.runs import RUN_FILE, TABLES, Run
+from retinafocus.runs import MANIFEST_FILE, RUN_FILE, TABLES, Run
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +183,19 @@ def test_folder_with_somebody_elses_files_is_never_cleared(
     with pytest.raises(RunError, match="no run of ours; choose another -o folder"):
         run_job(archive, tmp_path, tiny_weights, existing="overwrite")
     assert (tmp_path / "images" / "mine.jpg").exists()
+
+
+@pytest.mark.parametrize("lost", [RUN_FILE, MANIFEST_FILE])
+def test_run_that_lost_a_file_is_not_cleared_unless_somebody_says_so(
+    run_job: Callable[..., Run], archive: Path, tiny_weights: Path, tmp_path: Path, lost: str
+) -> None:
+    faces = run_job(archive, tmp_path, tiny_weights, limit=2).faces()
+    (tmp_path / lost).unlink()
+    files = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RunError, match=f"has finished shards but no {lost}; restore .* --existing overwrite"):
+        run_job(archive, tmp_path, tiny_weights, limit=2)
+    assert sorted(tmp_path.rglob("*")) == files
+    assert run_job(archive, tmp_path, tiny_weights, limit=2, existing="overwrite").faces().equals(faces)
 
 
 @pytest.mark.parametrize(

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.synthetic_run import ROOT, photo_path, write_run
 from pipelines import forget as forgetting
 from pipelines.cli import main
 from pipelines.forget import Forgotten, forget
+from pipelines.ledger import committed_tables
 from pipelines.manifest import image_id, read_listing
 from pipelines.validate import validate
 from retinafocus import open_run
 from retinafocus.errors import RunError, SettingsError
 from retinafocus.local_storage import LocalStorage
-from retinafocus.runs import FORGOTTEN_FILE, RUN_FILE, TABLES, read_ledger, read_manifest
+from retinafocus.runs import (
+    FORGOTTEN_FILE,
+    MANIFEST_FILE,
+    RUN_FILE,
+    TABLES,
+    Run,
+    new_mark,
+    read_ledger,
+    read_manifest,
+)
 
 PHOTO, OTHER = photo_path(1, 2), photo_path(2, 0)
 
@@ -62,17 +76,26 @@ def test_forgetting_twice_changes_nothing(storage: LocalStorage) -> None:
     assert json.loads(storage.read(FORGOTTEN_FILE)) == sorted([image_id(PHOTO), image_id(OTHER)])
 
 
-@pytest.mark.parametrize("step", ["_commit_without", "_rewrite_manifest", "delete_leftovers", "_sum_up"])
-def test_what_was_cut_short_is_finished_by_the_same_command(
-    storage: LocalStorage, step: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+STEPS = ["_commit_without", "drop_forgotten", "delete_leftovers", "_sum_up"]
+
+
+def _cut_short(storage: LocalStorage, photo: str, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget a photo, but die before that step."""
+
     def stop(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(forgetting, step, stop)
         with pytest.raises(KeyboardInterrupt):
-            forget(storage.location, [PHOTO])
+            forget(storage.location, [photo])
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_was_cut_short_is_finished_by_the_same_command(
+    storage: LocalStorage, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _cut_short(storage, PHOTO, step, monkeypatch)
     assert image_id(PHOTO) not in read_manifest(storage).column("image_id").to_pylist()
     assert validate(storage.location).problems != {}
     # Plain globs, which may see the photo's rows still, are promised of complete runs only.
@@ -80,6 +103,55 @@ def test_what_was_cut_short_is_finished_by_the_same_command(
     forget(storage.location, [f"{ROOT}/{PHOTO}"])
     assert validate(storage.location).problems == {}
     assert open_run(storage.location).complete
+
+
+@pytest.fixture(scope="module")
+def looked_at(
+    run_job: Callable[..., Run], archive: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    return run_job(archive, tmp_path_factory.mktemp("looked-at") / "run", tiny_weights, limit=3)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_was_cut_short_is_finished_by_the_next_detect(
+    run_job: Callable[..., Run], archive: Path, tiny_weights: Path, looked_at: Run, tmp_path: Path, step: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    shutil.copytree(looked_at.location, tmp_path / "run")
+    gone, *others = looked_at.manifest().column("path").to_pylist()
+    _cut_short(LocalStorage(tmp_path / "run"), gone, step, monkeypatch)
+    run = run_job(archive, tmp_path / "run", tiny_weights, limit=3)
+    assert run.complete
+    assert validate(run.location).problems == {}
+    assert pq.read_table(tmp_path / "run" / MANIFEST_FILE).column("path").to_pylist() == others
+    kept = [row for row in looked_at.images().to_pylist() if row["image_id"] != image_id(gone)]
+    assert run.images().to_pylist() == kept
+
+
+def test_command_that_another_one_overtook_takes_no_rows_out(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overtaken(*arguments: Any) -> Any:
+        storage.put(RUN_FILE, json.dumps(open_run(storage.location).info | new_mark()).encode())
+        return committed_tables(*arguments)
+
+    before = read_ledger(storage)
+    monkeypatch.setattr(forgetting, "committed_tables", overtaken)
+    with pytest.raises(RunError, match=r"run: another command .* shard 1 was written; run the same command again"):
+        forget(storage.location, [PHOTO])
+    assert read_ledger(storage) == before
+
+
+def test_archive_whose_photos_were_all_forgotten_is_listed_again(tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", str(tmp_path / "run")
+    photos.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (photos / name).write_bytes(b"x")
+    assert main(["index", str(photos), "-o", out]) == 0
+    assert forget(out, ["a.jpg", "b.jpg"]).photos == 2
+    (photos / "c.jpg").write_bytes(b"x")
+    assert main(["index", "--update", "-o", out]) == 0
+    assert read_manifest(LocalStorage(out)).column("path").to_pylist() == ["c.jpg"]
 
 
 def test_photo_that_is_not_in_the_run_is_refused_before_anything_is_written(storage: LocalStorage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import detect, planning
+from pipelines import detect, ledger, planning
 from pipelines.forget import forget
 from pipelines.ledger import our_files
 from pipelines.report import Progress
@@ -17,7 +18,7 @@ from pipelines.stages import DetectShard, StageConfig
 from pipelines.validate import validate
 from retinafocus import DetectorConfig, open_run
 from retinafocus.errors import RunError
-from retinafocus.runs import Run
+from retinafocus.runs import RUN_FILE, Run, new_mark
 
 
 @pytest.fixture
@@ -103,3 +104,21 @@ def test_worker_that_wakes_up_after_a_photo_was_forgotten_leaves_no_row_of_it(
     before = sorted(our_files(open_run(config.output).storage))
     wake_up()
     assert sorted(our_files(open_run(config.output).storage)) == before
+
+
+def test_worker_that_another_command_overtakes_while_it_writes_its_parts_commits_nothing(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, _, wake_up = _killed(_job(photos, tmp_path / "out", tiny_weights), monkeypatch)
+    storage, put_parts = open_run(config.output).storage, ledger._put_parts
+
+    def overtaken(*arguments: Any) -> Any:
+        files = put_parts(*arguments)
+        assert all(storage.exists(file["name"]) for file in files.values())
+        storage.put(RUN_FILE, json.dumps(open_run(config.output).info | new_mark()).encode())
+        return files
+
+    before = sorted(our_files(storage))
+    monkeypatch.setattr(ledger, "_put_parts", overtaken)
+    wake_up()
+    assert sorted(our_files(storage)) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def commit(
 ) -> dict[str, Any]:
     statuses = statuses or {f"{shard}-a": "ok", f"{shard}-b": "corrupt"}
     tables = make_tables(shard, statuses, attempt)
-    numbers = {"generation": 0, "manifest_version": 0, **options}
+    numbers: dict[str, Any] = {"generation": 0, "manifest_version": 0, **options}
     return commit_shard(storage, shard, attempt, tables, {"worker": "w"}, **numbers)
 
 
@@ -112,11 +113,13 @@ def test_attempt_that_wakes_up_after_the_shard_was_done_again_cannot_win(tmp_pat
     storage = LocalStorage(tmp_path)
     commit(storage, 3, "first")
     again = commit(storage, 3, "again", generation=1)
-    delete_leftovers(storage, read_ledger(storage))
+    with storage.locked() as hold:
+        delete_leftovers(storage, read_ledger(storage), hold)
     assert list(storage.names("_ledger")) == ["_ledger/00000003.0001.json"]
     commit(storage, 3, "zombie")  # its name is free once more
     assert read_ledger(storage) == [again]
-    assert delete_leftovers(storage, read_ledger(storage)) == 4
+    with storage.locked() as hold:
+        assert delete_leftovers(storage, read_ledger(storage), hold) == 4
     assert read_ledger(storage) == [again]
 
 
@@ -186,7 +189,8 @@ def test_parts_without_a_record_are_not_done_and_are_deleted(tmp_path: Path) -> 
     pending = pending_shards(records, manifest(*TWO, (1, "c", 0)))
     assert pending == [{"shard": 1, "photos": 1, "bytes": 10, "generation": 0, "retry": ""}]
     assert unrecorded_shards(storage.names("_ledger"), manifest(*TWO, (1, "c", 0))) == pending
-    assert delete_leftovers(storage, records) == 3
+    with storage.locked() as hold:
+        assert delete_leftovers(storage, records, hold) == 3
     assert sorted(storage.names("images")) == ["images/mine.jpg", "images/part-00000000-whole.parquet"]
 
 
@@ -265,3 +269,25 @@ def test_books_that_do_not_add_up_are_an_error(tmp_path: Path) -> None:
     storage.put(ledger_name(0), json.dumps(record | {"statuses": {"ok": 3}}).encode())
     with pytest.raises(RunError, match=r"shard 0: .* delete _ledger/00000000.json and run the same command again"):
         reconcile(read_ledger(storage), manifest(*TWO))
+
+
+def test_lock_that_is_lost_while_leftovers_are_listed_saves_them(tmp_path: Path) -> None:
+    class Slow(LocalStorage):
+        """The next command takes over while this one lists files, and begins to write its own."""
+
+        taken_over = False
+
+        def names(self, folder: str) -> Iterator[str]:
+            if folder == "faces" and not self.taken_over:
+                self.taken_over = True
+                self.put("faces/part-00000000-next.parquet", b"of the next command")
+            return super().names(folder)
+
+        def check(self) -> None:
+            if self.taken_over:
+                raise RunError("the lock could not be renewed")
+
+    storage = Slow(tmp_path)
+    with pytest.raises(RunError, match="could not be renewed"):
+        delete_leftovers(storage, [], hold=storage)
+    assert storage.read("faces/part-00000000-next.parquet") == b"of the next command"

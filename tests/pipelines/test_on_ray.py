@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 
 from pipelines.limits import Limits
+from pipelines.report import Progress
+from pipelines.workers import Workers
 from retinafocus import open_run
 from retinafocus.errors import RunError, SettingsError
 from retinafocus.runs import Run
@@ -221,6 +223,67 @@ def test_cluster_that_is_too_small_is_refused_before_the_first_photo(
     ):
         run_job(archive, tmp_path, tiny_weights, runner="ray", workers="9")
     assert list(tmp_path.glob("faces/*")) == []
+
+
+def test_job_that_waits_for_a_busy_cluster_says_so_and_goes_on(
+    run_job: Callable[..., Run], ray_cluster: str, archive: Path, tiny_weights: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    import ray
+
+    from pipelines import on_ray
+
+    @ray.remote(num_cpus=4)
+    class SomebodyElse:
+        def is_there(self) -> bool:
+            return True
+
+    other, said = SomebodyElse.remote(), []
+    assert ray.get(other.is_there.remote())
+
+    def note(progress: Progress, words: str) -> None:
+        said.append(words)
+        ray.kill(other)
+
+    monkeypatch.setattr(on_ray, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(Progress, "note", note)
+    assert run_job(archive, tmp_path, tiny_weights, runner="ray", workers="cpu=2", limit=2).complete
+    assert said[0] == (
+        "waiting for a worker: the cluster has 4 CPUs, all in use; the job goes on as soon as one is free"
+    )
+
+
+def test_job_that_waits_for_a_busy_cluster_stops_at_once_and_asks_for_nothing_more(
+    ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+    from ray.util import placement_group_table
+
+    from pipelines import on_ray
+
+    @ray.remote(num_cpus=4)
+    class SomebodyElse:
+        def is_there(self) -> bool:
+            return True
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    other = SomebodyElse.remote()
+    assert ray.get(other.is_there.remote())
+    monkeypatch.setattr(on_ray, "WAIT_SECONDS", 60.0)
+    before, began = signal.signal(signal.SIGALRM, stop), time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(KeyboardInterrupt):
+            on_ray._wait_for_room(
+                on_ray.RayPlan(workers=Workers(count=1, device="cpu", chosen=True), address="x"), print
+            )
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        ray.kill(other)
+    assert time.monotonic() - began < 20
+    assert {group["state"] for group in placement_group_table().values()} == {"REMOVED"}
 
 
 def _start(photos: Path, out: Path, weights: Path, address: str) -> subprocess.Popen[str]:

@@ -204,6 +204,22 @@ def test_forgotten_photo_is_never_listed_again(photos: Path, tmp_path: Path) -> 
     assert not {"a/1.jpg", "new.jpg"} & _rows(out).keys()
 
 
+@pytest.mark.parametrize("others", [{}, {"new.jpg": b"x"}], ids=["nothing else", "a new photo"])
+def test_forgotten_photo_that_the_manifest_still_names_is_taken_out(
+    photos: Path, tmp_path: Path, others: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out"
+    _index(photos, out=out)
+    last = max(row["shard"] for row in _rows(out).values())
+    (forgotten,) = (path for path, row in _rows(out).items() if row["shard"] == last)
+    open_storage(out).put(FORGOTTEN_FILE, f'["{image_id(forgotten)}"]'.encode())  # `retinafocus forget` was cut short
+    for name, content in others.items():
+        _write(photos / name, content)
+    assert _update(out) == {**({"new": 1} if others else {}), "unchanged": 3}
+    assert _rows(out).keys() == {"4.jpg", "a/1.jpg", "a/2.jpg", "b/3.jpg", *others} - {forgotten}
+    assert all(_rows(out)[name]["shard"] == last + 1 for name in others)  # no shard gets a number that was another's
+
+
 def test_photo_outside_a_root_that_nobody_stated_has_its_whole_name(tmp_path: Path) -> None:
     _write(tmp_path / "x" / "1" / "a" / "1.jpg")
     out = tmp_path / "out"

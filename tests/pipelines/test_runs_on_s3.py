@@ -37,5 +37,6 @@ def test_commands_on_a_run_in_a_bucket(s3_server: S3Server, capsys: pytest.Captu
     assert os.listdir() == before
     storage.put("faces/part-00000007-killed.parquet", b"half")
     assert main(["validate", location, "--quick"]) == 1
-    assert delete_leftovers(storage, read_ledger(storage)) == 1
+    with storage.locked() as hold:
+        assert delete_leftovers(storage, read_ledger(storage), hold) == 1
     assert main(["validate", location]) == 0

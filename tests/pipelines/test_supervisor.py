@@ -8,11 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from pipelines import supervisor
+from pipelines import detect, planning, supervisor
+from pipelines.report import Progress
+from retinafocus import DetectorConfig
+from retinafocus.local_storage import LocalStorage
+from retinafocus.runs import MANIFEST_FILE, RUN_FILE, Run
 
 WORK = """
 import os, signal, sys, time
@@ -146,3 +151,55 @@ def test_a_stop_that_arrives_twice_is_one_stop() -> None:
             except KeyboardInterrupt:
                 stops += 1
     assert stops == 1
+
+
+@dataclass(frozen=True)
+class Heard(supervisor.Supervisor):
+    """A supervisor that keeps what it is told."""
+
+    messages: list[bytes] = field(default_factory=list)
+
+    def _tell(self, message: bytes) -> None:
+        self.messages.append(message)
+
+
+def _die_after(name: str, do: Callable[..., None]) -> Callable[..., None]:
+    def do_and_die(storage: LocalStorage, file: str, *data: bytes) -> None:
+        do(storage, file, *data)
+        if file == name:
+            raise SystemExit
+
+    return do_and_die
+
+
+@pytest.mark.parametrize("last", [RUN_FILE, MANIFEST_FILE])
+def test_command_that_dies_while_it_lays_out_a_run_goes_on_with_it_though_it_asked_for_a_new_one(
+    run_job: Callable[..., Run], archive: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    last: str,
+) -> None:  # fmt: skip
+    heard = Heard()
+    job = planning.DetectJob(
+        inputs=[str(archive)], output=str(tmp_path), weights=str(tiny_weights), runner="local", limit=1,
+        existing="error", detector=DetectorConfig(device="cpu"),
+    )  # fmt: skip
+    with monkeypatch.context() as patched, open(os.devnull, "w") as quiet:
+        patched.setattr(LocalStorage, "put", _die_after(last, LocalStorage.put))
+        with pytest.raises(SystemExit):
+            detect.run(planning.plan(job), Progress(quiet, heard))
+    assert supervisor._BEGUN in heard.messages  # so the next process is told to resume
+    assert run_job(archive, tmp_path, tiny_weights, limit=1, existing="resume").complete
+
+
+def test_command_that_dies_before_it_has_overwritten_a_run_overwrites_it_again(
+    run_job: Callable[..., Run], archive: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_job(archive, tmp_path, tiny_weights, limit=1)
+    heard = Heard()
+    job = planning.DetectJob(
+        inputs=[str(archive)], output=str(tmp_path), weights=str(tiny_weights), runner="local", limit=1,
+        existing="overwrite", detector=DetectorConfig(device="cpu"),
+    )  # fmt: skip
+    monkeypatch.setattr(LocalStorage, "delete", _die_after(RUN_FILE, LocalStorage.delete))
+    with open(os.devnull, "w") as quiet, pytest.raises(SystemExit):
+        detect.run(planning.plan(job), Progress(quiet, heard))
+    assert heard.messages == []

@@ -134,6 +134,38 @@ def test_question_whether_a_folder_is_held_turns_no_command_away(tmp_path: Path)
     asked.join()
 
 
+def test_what_killed_commands_left_is_swept_and_nothing_else(
+    storage: Storage, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = request.node.callspec.params["storage"] == "local"
+    number = "0123456789abcdef" * 2
+    kinds = (".unfinished-", ".unfinished-probe-") if local else (".probe-", ".lock-clock-")
+    ours = [f"{kind}{number}" for kind in kinds] + ([f".unfinished-probe-{number}-link"] if local else [])
+    others = ["run.json", f"{kinds[0]}notes", f"{kinds[0]}{number}.txt", f"notes{kinds[0]}{number}", f"mine/{ours[0]}"]
+    for name in [*ours, *others]:
+        storage.put(name, b"")
+    with storage.locked() as hold:
+        assert storage.sweep(hold) == 0  # some command may just be about to ask for the lock
+        monkeypatch.setattr(f"retinafocus.{'local' if local else 'object'}_storage.STALE_SECONDS", -1.0)
+        assert storage.sweep(hold) == len(ours)
+    assert {entry.name for entry in storage.entries()} - {LOCK_FILE} == set(others)
+
+
+def test_nothing_is_swept_once_the_lock_is_lost(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lost:
+        def check(self) -> None:
+            raise RunError("lost")
+
+    names = [f"{kind}{'0' * 32}" for kind in (".unfinished-", ".probe-")]
+    for name in [*names, LOCK_FILE]:
+        storage.put(name, b"")
+    for module in ("local", "object"):
+        monkeypatch.setattr(f"retinafocus.{module}_storage.STALE_SECONDS", -1.0)
+    with pytest.raises(RunError, match="lost"):
+        storage.sweep(Lost())
+    assert {entry.name for entry in storage.entries()} == {*names, LOCK_FILE}
+
+
 def test_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
