@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -44,8 +44,13 @@ MAX_SHARD_ERRORS = 3
 _OF_A_COMMAND = ("started", "command", "runner", "workers", "versions")
 
 
-def run(planned: Plan, progress: Progress) -> dict[str, Any]:
+def run(planned: Plan, progress: Progress, begin: Callable[[Plan], None] = lambda planned: None) -> dict[str, Any]:
     """Carry out a plan: look at every photo that has no row yet, then reconcile.
+
+    Args:
+        planned: what is to be done.
+        progress: told how far it is.
+        begin: called with the plan once the folder is this command's alone, before the first photo.
 
     Returns:
         What `run.json` holds at the end.
@@ -63,6 +68,7 @@ def run(planned: Plan, progress: Progress) -> dict[str, Any]:
             raise RunError(
                 f"{storage.location}: another command worked on this run meanwhile; run the same command again"
             )
+        begin(planned)
         if planned.found is None:
             progress.begun()  # whatever lies there from now on is ours, also if this process dies while it begins
         if planned.earlier is None:

@@ -117,7 +117,7 @@ def carry_out(
     Args:
         options: as `detect` has them.
         detector: what to look for.
-        begin: called with the plan when everything is checked, before the first photo.
+        begin: as in `detect.run`.
 
     Returns:
         The exit code.
@@ -133,10 +133,9 @@ def carry_out(
     print(describe_plan(planned))
     if options.dry_run:
         return EXIT_OK
-    begin(planned)
     try:
         with stoppable():
-            finished = detect.run(planned, Progress(supervisor=options.supervisor))
+            finished = detect.run(planned, Progress(supervisor=options.supervisor), begin)
     except KeyboardInterrupt:
         return fail(EXIT_INTERRUPTED, "stopped; finished shards are kept, the same command goes on from there")
     print(summary(options.output, finished))

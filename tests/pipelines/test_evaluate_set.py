@@ -22,6 +22,7 @@ from retinafocus.datasets.labelled import BOX_COLUMNS, LANDMARK_COLUMNS, read_pa
 from retinafocus.datasets.wider_predictions import read_predictions
 from retinafocus.evaluation.average_precision import PhotoDetections, PhotoTruth, score
 from retinafocus.evaluation.wider_protocol import evaluate_protocol, protocol_photos
+from retinafocus.storage import open_storage
 
 ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")
 TABLES = ("protocol", "curves", "sizes", "landmarks")
@@ -267,7 +268,7 @@ def test_photo_that_would_not_be_looked_at_stops_it_before_the_first_one(
     assert evaluate(folder, "labelled", "out", "--mode", "original") == 1
     message = capsys.readouterr().err
     assert "4 of the 8 photos of the set are not among those that are looked at (the first is odd/1.png)" in message
-    assert not out.exists()
+    assert not (out / "run.json").exists()
     assert evaluate(folder, "labelled", "out", "--mode", "original", "--sources", "even") == 0
     there = results(out)
     assert evaluate(folder, "labelled", "out", "--mode", "original") == 1
@@ -358,6 +359,17 @@ def test_canvases_are_scored_whole_and_carried_back(
     assert rows[2]["num_photos"] < rows[5]["num_photos"] == 8
     assert "| canvases - carried back |" in (tmp_path / "out" / "evaluation" / "report.md").read_text()
     assert len(read_predictions(tmp_path / "out" / "predictions")) == 8
+
+
+def test_command_that_finds_another_at_work_leaves_its_results(
+    labelled: Path, evaluate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(labelled, "labelled", "out") == 0
+    with open_storage(tmp_path / "out").locked():
+        before = results(tmp_path / "out")
+        assert evaluate(labelled, "labelled", "out") == 1
+    assert "another command is at work" in capsys.readouterr().err
+    assert results(tmp_path / "out") == before
 
 
 def test_folders_of_somebody_else_are_left_alone(
