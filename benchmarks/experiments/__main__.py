@@ -15,7 +15,9 @@ Looked at are 4K pictures made of photos of FACES_VAL: mosaics of shrunk photos 
 FACES_TRAIN, all at once and on the same crops, beside the frozen detector; nothing learns from FACES_VAL.
 
 Each part leaves PART.md, PART.png and its tables as Parquet in OUT. Killed, the same command goes on: a part whose
-tables are there is read and told again, a training goes on from its last checkpoint. One thread; times are
+tables are there is read and told again, a training goes on from its last checkpoint. Other weights and settings, and
+other numbers of pictures or faces, are noticed; changed code, photos changed one for one, and another FACES_TRAIN are
+not: choose another OUT for these. One thread; times are
 core-seconds of variants that take turns on the first --timed pictures of each set, the least of --repeats.
 """
 

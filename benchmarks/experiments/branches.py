@@ -66,7 +66,7 @@ def trained(study: Study) -> dict[str, Path]:
     if study.train is None:
         raise SettingsError("the parts level and sizes train focus branches; name photos to train on with --train")
     heads = unique([*LEVEL_HEADS, *SIZE_HEADS])
-    folder = study.output / f"heads-{study.steps}-{study.batch}-{study.seed}"
+    folder = study.output / f"heads-{study.steps}-{study.batch}-{study.seed}-{study.weights_key}"
     paths = {head.name: folder / f"{head.name}.safetensors" for head in heads}
     if all(path.exists() for path in paths.values()):
         return paths

@@ -74,7 +74,7 @@ def chip_variants(study: Study) -> list[Variant]:
 
 def _from_half(study: Study) -> Path:
     """The weights with another smallest face in their preset, so that the cascade looks whole up to half the size."""
-    path = study.output / "from-half.safetensors"
+    path = study.output / f"from-half-{study.weights_key}.safetensors"
     if not path.exists():
         study.output.mkdir(parents=True, exist_ok=True)
         model = load_model(find_weights(study.settings.weights))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,11 @@ class Study:
         if self.detector.preset.focus is None:
             raise SettingsError("these weights have no focus branch to compare with; give weights with one")
         return self.detector.preset.focus
+
+    @functools.cached_property
+    def weights_key(self) -> str:
+        """Of the weights file, preset included: part of the names of all that is made of it and kept."""
+        return hashlib.sha256(find_weights(self.settings.weights).read_bytes()).hexdigest()[:8]
 
     @property
     def thresholds(self) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,21 +39,23 @@ from benchmarks.experiments.maps import (
     threshold_for,
 )
 from benchmarks.experiments.oracle import OracleEngine, WatchedSource, label_map, look_with_labels
+from benchmarks.experiments.study import Study
 from benchmarks.experiments.tables import made_once, markdown
+from benchmarks.ways import Settings
 from retinafocus import Detector, DetectorConfig
 from retinafocus.cascade import CascadeConfig
 from retinafocus.datasets.labelled import LabelledPhoto
 from retinafocus.datasets.parquet_writer import write_parquet_folder
-from retinafocus.errors import SettingsError
+from retinafocus.errors import LabelError, SettingsError
 from retinafocus.focus.chips import ChipConfig
 from retinafocus.levels import LevelPlan, plan_levels
-from retinafocus.models import RetinaFocus
+from retinafocus.models import FocusConfig, RetinaFocus
 from retinafocus.training.augment import CropConfig, LabelledCrop
 from retinafocus.training.loop import LoopConfig
 from retinafocus.training.losses import LossConfig
 from retinafocus.training.samples import CropSamples, SampleConfig
 from retinafocus.training.targets import FocusLabelConfig
-from retinafocus.weights import find_weights, load_model
+from retinafocus.weights import find_weights, load_model, save_model
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +139,8 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(
 ) -> None:
     photos = [written(tmp_path / "0.png", (96, 96), [[20, 20, 60, 70]])]
     config = SampleConfig(crop=CropConfig(side=64))
-    samples = CropSamples(photos, lambda _: cv2.imread(str(photos[0].path)), preset=detector.preset, config=config)
+    pixels = np.asarray(cv2.imread(str(photos[0].path)), np.uint8)
+    samples = CropSamples(photos, lambda _: pixels, preset=detector.preset, config=config)
     told: list[int] = []
 
     def trained(folder: Path, steps: int) -> HeadTraining:
@@ -196,7 +200,8 @@ def test_heads_that_two_parts_share_are_trained_once() -> None:
 
 
 def test_threshold_for_a_share_marks_that_share() -> None:
-    maps = [np.arange(1, 51, dtype=np.float32).reshape(5, 10) / 100, np.arange(51, 101, dtype=np.float32)[None] / 100]
+    hundredths = np.float32(0.01) * np.arange(1, 101, dtype=np.float32)
+    maps = [hundredths[:50].reshape(5, 10), hundredths[None, 50:]]
     threshold = threshold_for(maps, 0.1)
     assert threshold == pytest.approx(0.91)
     assert share_above(maps, threshold) == pytest.approx(0.1)
@@ -246,7 +251,7 @@ def test_faces_that_this_level_finds_need_no_finer_look() -> None:
     # At half the size, faces of 20 to 40 photo pixels are under 20 network pixels.
     photo = labelled(Path(), (1000, 1000), [[0, 0, 19, 19], [0, 0, 20, 20], [100, 100, 139, 139], [0, 0, 40, 40]])
     level = next(each for each in plan_of((1000, 1000)).levels if each.scale == 0.5)
-    np.testing.assert_allclose(needing_a_finer_look(photo, level, 20, 20), [[0, 0, 10, 10], [50, 50, 69.5, 69.5]])
+    np.testing.assert_allclose(needing_a_finer_look(photo, level, 20, 20), [[0.0, 0, 10, 10], [50.0, 50, 69.5, 69.5]])
 
 
 # The oracle
@@ -254,7 +259,7 @@ def test_faces_that_this_level_finds_need_no_finer_look() -> None:
 
 def test_the_label_map_of_a_rectangle_marks_the_cells_of_small_faces_only() -> None:
     # At half the size: 12 px (marked), 45 px (in doubt), 2 px (too small), and an ignore region.
-    boxes = [[40.0, 40, 64, 64], [200, 200, 290, 290], [120, 40, 124, 44]]
+    boxes = [[40.0, 40, 64, 64], [200.0, 200, 290, 290], [120.0, 40, 124, 44]]
     photo = labelled(Path(), (1000, 1000), boxes, ignore=np.array([[300, 20, 340, 60]], np.float32))
     level = next(each for each in plan_of((1000, 1000)).levels if each.scale == 0.5)
     marked = label_map(photo, level, (16, 16, 80, 48), OURS, 8)
@@ -364,6 +369,25 @@ def test_the_command_leaves_every_table_and_plot_and_reads_what_is_there(
     assert told in capsys.readouterr().out
     with pytest.raises(SettingsError, match="made with min_face"):
         command.main([*arguments, "--min-face", "30"])
+
+
+def test_what_is_made_of_some_weights_is_not_taken_for_that_of_others(tmp_path: Path) -> None:
+    shipped, other = find_weights(None), tmp_path / "other.safetensors"
+    model = load_model(shipped)
+    assert model.preset.focus is not None
+    # The same tensors, another preset: the hash that `weights show` tells is the same.
+    model.preset = dataclasses.replace(model.preset, focus=dataclasses.replace(model.preset.focus, thresholds=(0.5,)))
+    save_model(model, other, licence="none", source="a test")
+    paths = []
+    for weights in (shipped, other):
+        settings = Settings(weights=str(weights), min_face=20.0)
+        study = Study(sets={}, settings=settings, output=tmp_path / "out", train=tmp_path / "absent")
+        paths.append(chipping._from_half(study))
+        with pytest.raises(LabelError, match="absent"):
+            branches.trained(study)
+    thresholds = [focus.thresholds for path in paths if (focus := load_model(path).preset.focus)]
+    assert thresholds == [FocusConfig().thresholds, (0.5,)]
+    assert len(list((tmp_path / "out").glob("heads-*"))) == 2
 
 
 def test_the_default_has_the_settings_of_the_library() -> None:
