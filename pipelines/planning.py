@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.detect_config import DetectSettings, read_detect_settings
 from pipelines.forecast import Forecast, forecast
 from pipelines.index import ListingProgress, check_output, refuse_foreign_folder
 from pipelines.inventory import PLAN_COLUMNS, Inventory, InventoryConfig, absolute_inputs, list_photos, plan_table
@@ -21,12 +22,10 @@ from pipelines.limits import Limits
 from pipelines.manifest import Listing, read_listing
 from pipelines.retry import shards_to_do
 from pipelines.workers import CPU_THREADS, Workers, resolve_workers
-from retinafocus.cascade import CascadeConfig
 from retinafocus.detector import DetectorConfig
 from retinafocus.engines import INT8, check_precision, check_ranges, resolve_engine
 from retinafocus.errors import FAILURES, RunError, SettingsError
 from retinafocus.faces import SCHEMA_VERSION
-from retinafocus.focus.chips import ChipConfig
 from retinafocus.runs import (
     LEDGER_FOLDER,
     MANIFEST_FILE,
@@ -262,13 +261,21 @@ def _detector(job: DetectJob, weights: WeightsInfo, workers: Workers) -> Detecto
 
 
 def detector_config(options: argparse.Namespace) -> DetectorConfig:
-    """The detector's settings with those replaced that were given on the command line."""
+    """The settings of the detector: the defaults, over them those of the file `--config`, over them the flags.
+
+    Raises:
+        SettingsError: the file cannot be read, or a setting is unknown or out of range.
+    """
     names = ("min_face", "score_threshold", "device", "engine", "precision", "max_pixels")
     given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
-    cascade = CascadeConfig(
-        mode=options.mode or CascadeConfig().mode, chips=(ChipConfig(threshold=options.focus_threshold),)
-    )
-    return DetectorConfig(**given, cascade=cascade)
+    file = getattr(options, "config", None)
+    settings = DetectSettings() if file is None else read_detect_settings(Path(file))
+    cascade = settings.cascade
+    if options.mode is not None:
+        cascade = replace(cascade, mode=options.mode)
+    if (threshold := options.focus_threshold) is not None:
+        cascade = replace(cascade, chips=tuple(replace(chips, threshold=threshold) for chips in cascade.chips))
+    return replace(settings.to_detector(), **given, cascade=cascade)
 
 
 def run_settings(job: DetectJob, detector: DetectorConfig, weights: WeightsInfo, listing: Listing) -> dict[str, Any]:
@@ -311,7 +318,9 @@ def _list(job: DetectJob, storage: Storage, progress: ListingProgress | None) ->
 
 
 def _check_same_settings(before: dict[str, Any], settings: dict[str, Any]) -> None:
-    before = _flat(json.loads(json.dumps(before)))
+    # A run of an earlier version lacks settings that came later: it went by what are their defaults.
+    later = {"detector": asdict(DetectorConfig())}
+    before = _flat(json.loads(json.dumps(later))) | _flat(json.loads(json.dumps(before)))
     now = _flat(json.loads(json.dumps(settings)))
     different = [
         f"{key} was {before.get(key)}, is {now.get(key)}"

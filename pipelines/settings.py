@@ -15,9 +15,10 @@ import json
 import math
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+import types
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from retinafocus.errors import SettingsError
 
@@ -55,8 +56,22 @@ def read_settings(kind: type[Config], path: Path, overrides: Sequence[str] = (),
     overridden = set()
     for override in overrides:
         overridden.add(_override(values, override))
-    reader = _Reader(str(path), overridden, named or {})
-    settings: Config = reader.record(kind(), values, "")
+    return settings_of(kind, values, str(path), overridden, named)
+
+
+def settings_of(
+    kind: type[Config],
+    values: Mapping[str, Any],
+    origin: str,
+    overridden: Collection[str] = (),
+    named: Named | None = None,
+) -> Config:
+    """Check values as parsed from TOML; `origin` is named in errors, but for keys that were `overridden`.
+
+    Raises:
+        SettingsError: as `read_settings`.
+    """
+    settings: Config = _Reader(origin, set(overridden), named or {}).record(kind(), values, "")
     return settings
 
 
@@ -113,9 +128,12 @@ class _Reader:
 
     def value(self, hint: Any, default: Any, value: Any, key: str) -> Any:
         """One value as its annotation wants it."""
-        if dataclasses.is_dataclass(hint):
-            return self.table(default, value, key)
         origin = get_origin(hint)
+        if origin in (Union, types.UnionType):  # X | None: what is left out stays as it is
+            (hint,) = (each for each in get_args(hint) if each is not type(None))
+            origin = get_origin(hint)
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            return self.table(hint() if default is None else default, value, key)
         if origin is Literal:
             return self.choice(get_args(hint), value, key)
         if origin is tuple:
@@ -152,7 +170,11 @@ class _Reader:
             hints = (hints[0],) * len(value)
         if len(hints) != len(value):
             raise self.error(key, f"is {_shown(value)}; give {len(hints)} values in square brackets")
-        return tuple(self.value(hint, None, item, key) for hint, item in zip(hints, value, strict=True))
+        listed = enumerate(zip(hints, value, strict=True))
+        return tuple(
+            self.value(hint, None, item, f"{key}.{number}" if isinstance(item, dict) else key)
+            for number, (hint, item) in listed
+        )
 
     def error(self, key: str, message: str) -> SettingsError:
         # The key itself, one above it, or one below it, which made a table of it.
@@ -168,7 +190,7 @@ def settings_toml(config: Any, *, meanings: bool = False) -> str:
     """All settings as TOML that `read_settings` reads back to an equal dataclass.
 
     Args:
-        config: the dataclass instance.
+        config: the dataclass instance. What is None is left out.
         meanings: put the text under each field before it, as a comment.
     """
     return "\n".join(_lines(config, "", meanings)).strip() + "\n"
@@ -184,6 +206,11 @@ def _lines(config: Any, key: str, meanings: bool) -> list[str]:
         comment = [f"# {line}" for line in textwrap.wrap(texts.get(field.name, ""), 110)]
         if dataclasses.is_dataclass(value):
             tables += ["", *comment, f"[{inner}]", *_lines(value, inner, meanings)]
+        elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+            for number, each in enumerate(value):
+                tables += ["", *(comment if number == 0 else ()), f"[[{inner}]]", *_lines(each, inner, meanings)]
+        elif value is None:  # TOML has no word for it: a key that is left out
+            values += comment
         else:
             values += [*comment, f"{field.name} = {_toml(value)}"]
     return values + tables

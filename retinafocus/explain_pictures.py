@@ -294,7 +294,8 @@ def _draw_cross(pixels: Pixels, view: _View, point: tuple[float, float]) -> None
 
 def _range_words(explanation: Explanation, level: Level) -> str:
     finest_high = min(look.level.face_range[1] for look in explanation.result.trace.looks)
-    low, high = left_to_finer(level, finest_high), level.face_range[1]
+    times = explanation.cascade.left_to_finer
+    low, high = left_to_finer(level, finest_high, times), level.face_range[1]
     if low == 0:
         return f"keeps faces of up to {high:.0f} px of the photo" if math.isfinite(high) else "keeps faces of any size"
     largest = f"to {high:.0f} px" if math.isfinite(high) else "px on"

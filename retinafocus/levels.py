@@ -137,6 +137,7 @@ def plan_levels(
     face_range: tuple[float, float],
     focus_from: float | None = None,
     zoom: int = ZOOM,
+    overlap: float = OVERLAP,
 ) -> LevelPlan:
     """Choose the levels at which every face from `min_face` to the photo's whole short side is found.
 
@@ -151,6 +152,7 @@ def plan_levels(
         focus_from: smallest face that the focus map marks, sqrt(w*h) in network-input pixels: the coarsest level at
             which `min_face` is as large as that, and all coarser ones, are looked at whole. None: every level is.
         zoom: ratio of the scales of neighbouring levels, a power of two of at least 2.
+        overlap: see `OVERLAP`.
 
     Raises:
         SettingsError: an argument is out of range, or the band is too narrow for the zoom.
@@ -169,7 +171,7 @@ def plan_levels(
             photo_size=photo_size,
             covered=(0.0, 0.0, float(photo_size[1]), float(photo_size[0])),
             face_range=(
-                0.0 if index == len(scales) - 1 else OVERLAP * low / scale,
+                0.0 if index == len(scales) - 1 else overlap * low / scale,
                 math.inf if index == 0 else high / scale,
             ),
         )

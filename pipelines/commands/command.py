@@ -34,14 +34,18 @@ def add_verb(verbs: Verbs, name: str, text: str, epilog: str | None = None) -> a
 
 
 def add_detector_options(parser: argparse.ArgumentParser, *, min_face: bool = True, mode: bool = True) -> None:
-    """What `planning.detector_config` reads; without --min-face, or --mode and --score-threshold, for a verb that has
-    its own."""
+    """What `planning.detector_config` reads; without --min-face, or --mode, --score-threshold and --config, for a verb
+    that has its own."""
     parser.add_argument("--weights", metavar="FILE", help="weights file (default: the ones that ship)")
     if min_face:
         parser.add_argument(
             "--min-face", type=float, metavar="PX", help="smallest face to look for, in photo pixels (default: 20)"
         )
     if mode:
+        parser.add_argument(
+            "--config", metavar="FILE",
+            help="settings of the detector in TOML, such as `retinafocus tune focus` writes; the flags below go before",
+        )  # fmt: skip
         parser.add_argument(
             "--score-threshold", type=float, metavar="S", help="lowest score kept in the tables (default: 0.3)"
         )

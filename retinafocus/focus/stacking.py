@@ -19,15 +19,11 @@ from numpy.typing import NDArray
 
 from retinafocus.boxes import box_sides, clip_boxes
 from retinafocus.faces import Faces
+from retinafocus.focus.settings import LEFT_TO_FINER
 from retinafocus.levels import Level
 from retinafocus.nms import nms
 from retinafocus.postprocessing import Candidates
 from retinafocus.voting import Voting, vote, weighted_means
-
-# Up to so many times the lower end of its level's range a face is left to a finer look that holds it whole. What two
-# levels say of busy ground adds up: at 1 there were a fifth more false boxes on 4K pictures at the same recall, at 3
-# large faces were lost.
-LEFT_TO_FINER = 2.0
 
 # Candidates times looks that are compared at a time: some 10 MB of intermediate arrays.
 PAIRS_AT_A_TIME = 2**20
@@ -81,7 +77,13 @@ class Stack:
 
 
 def stack(
-    looks: Sequence[Look], *, border: float, nms_iou: float, keep_top_k: int | None, voting: Voting | None = None
+    looks: Sequence[Look],
+    *,
+    border: float,
+    nms_iou: float,
+    keep_top_k: int | None,
+    left: float = LEFT_TO_FINER,
+    voting: Voting | None = None,
 ) -> Stack:
     """Unite what was found. The order of the looks does not matter to `faces`.
 
@@ -93,6 +95,7 @@ def stack(
         border: network-input pixels; a candidate closer than this to an inner side of its rectangle counts as cut.
         nms_iou: of two candidates that overlap more than this, the better one is kept.
         keep_top_k: faces kept, best first; None for all.
+        left: up to so many times the lower end of its level's range a face is left to a finer look.
         voting: unite candidates that overlap instead, at its own threshold; the best one's verdict is KEPT.
 
     Returns:
@@ -110,7 +113,7 @@ def stack(
     highs = np.array([look.level.face_range[1] for look in found])[look_of]
     sides = box_sides(torch.from_numpy(boxes)).numpy()
     finest_high = min(look.level.face_range[1] for look in looks)
-    small = sides <= np.array([left_to_finer(look.level, finest_high) for look in found])[look_of]
+    small = sides <= np.array([left_to_finer(look.level, finest_high, left) for look in found])[look_of]
     small[small] = _seen_finer(boxes[small], levels[small], looks, border)
     verdicts[(small | (sides > highs)) & (verdicts == Verdict.KEPT)] = Verdict.SIZE
     boxes = clip_boxes(torch.from_numpy(boxes), found[0].level.photo_size).numpy()
@@ -123,16 +126,17 @@ def stack(
     return Stack(faces, boxes, scores, levels, verdicts)
 
 
-def left_to_finer(level: Level, finest_high: float) -> float:
+def left_to_finer(level: Level, finest_high: float, times: float = LEFT_TO_FINER) -> float:
     """Up to which size, inclusive, a level's faces are left to a finer look that holds them whole.
 
     Args:
         level: of the photo.
         finest_high: the largest face that is kept from the finest level looked at; like the result sqrt(w*h) in photo
             pixels.
+        times: the lower end of the level's range, at most.
     """
     low = level.face_range[0]
-    return max(low, min(LEFT_TO_FINER * low, finest_high))
+    return max(low, min(times * low, finest_high))
 
 
 def _in_photo(

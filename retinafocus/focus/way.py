@@ -22,7 +22,7 @@ from retinafocus.focus.stacking import Look, Stack, stack
 from retinafocus.levels import Level, LevelPlan
 from retinafocus.models import Outputs, Preset
 from retinafocus.photos import PhotoHeader
-from retinafocus.postprocessing import PostConfig, check_finite, find_all_candidates, sigmoid
+from retinafocus.postprocessing import Candidates, PostConfig, check_finite, find_all_candidates, sigmoid
 from retinafocus.sources import PixelSource
 from retinafocus.voting import Voting
 
@@ -168,6 +168,18 @@ class Way:
             with self._errors_caught():
                 self._understand()
 
+    def saw(self, box: Box, candidates: Candidates, focus_logits: NDArray[np.float32] | None) -> None:
+        """What was found in one rectangle of this level.
+
+        Args:
+            box: one of `boxes`.
+            candidates: in pixels of the rectangle.
+            focus_logits: (h, w) of its cells; None where there is no map, or none is needed.
+        """
+        self.looks.append(Look(self.level, box, candidates))
+        if focus_logits is not None and self._needs_map(self.level):
+            self._paint(box, focus_logits)
+
     def advance(self) -> None:
         """Choose the rectangles of the next level."""
         finished = self.level
@@ -193,6 +205,7 @@ class Way:
             border=self.config.border,
             nms_iou=self.post.nms_iou,
             keep_top_k=self.post.keep_top_k,
+            left=self.config.left_to_finer,
             voting=self.photo.voting,
         )
         return PhotoResult(
@@ -231,11 +244,9 @@ class Way:
             found = find_all_candidates(outputs, sizes, self.preset, self.post)
             if self.level.mirrored:
                 found = [each.mirrored(width) for each, (_, width) in zip(found, sizes, strict=True)]
-            self.looks.extend(Look(self.level, box, each) for box, each in zip(boxes, found, strict=True))
-        if self._needs_map(self.level):
-            for box, each in said:
-                if each.focus_logits is not None:
-                    self._paint(box, each.focus_logits[0, 0].float().cpu().numpy())
+            for box, each, candidates in zip(boxes, outputs, found, strict=True):
+                logits = each.focus_logits if self._needs_map(self.level) else None
+                self.saw(box, candidates, None if logits is None else logits[0, 0].float().cpu().numpy())
         self.seconds["other"] += time.perf_counter() - start
 
     def _choose(self) -> None:

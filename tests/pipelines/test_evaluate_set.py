@@ -242,13 +242,15 @@ def test_run_of_another_mode_is_not_continued(
     assert results(tmp_path / "out") == before
 
 
-def test_run_of_a_version_without_whole_looks_is_continued_only_by_the_cascade(
+def test_run_of_an_earlier_version_is_continued_only_by_the_cascade_with_the_defaults_of_what_came_later(
     labelled: Path, evaluate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate(labelled, "labelled", "out") == 0
     before = results(tmp_path / "out")
     info = json.loads((tmp_path / "out" / "run.json").read_text())
     assert info["settings"]["detector"].pop("whole_looks") is None
+    for later in ("overlap", "left_to_finer"):
+        del info["settings"]["detector"]["cascade"][later]
     (tmp_path / "out" / "run.json").write_text(json.dumps(info))
     assert evaluate(labelled, "labelled", "out", "--mode", "original") == 1
     assert "detector.whole_looks.mirrored was None, is False" in capsys.readouterr().err

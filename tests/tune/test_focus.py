@@ -1,0 +1,140 @@
+"""`retinafocus tune focus`: what may be searched, how a point is chosen, and what becomes of its settings."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import cli
+from pipelines.detect_config import read_detect_settings
+from pipelines.planning import detector_config
+from retinafocus.cascade import CascadeConfig
+from retinafocus.errors import RunError, SettingsError
+from retinafocus.focus.chips import ChipConfig
+from retinafocus.models import get_preset
+from retinafocus.postprocessing import PostConfig
+from tune.focus import FocusJob, choose, settings_file
+from tune.focus_trials import SPACE, LookCosts, cascade_of, check_space, defaults_of, measure_costs, routes_of
+from tune.space import parse_space
+from tune.sweep import Trial
+
+
+def trial(number: int, ap: float, mpx: float, **settings: Any) -> Trial:
+    results = {"ap": ap, "mpx": mpx, "core_seconds": 10 * mpx, "looks": 2.0}
+    return Trial(number=number, settings=settings, results=results, seconds=1.0)
+
+
+FRONT = [trial(3, 0.9, 4.0), trial(1, 0.8, 2.0), trial(2, 0.5, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [
+        pytest.param({}, 1, id="not worse than the default"),
+        pytest.param({"max_cost": 3.0}, 1, id="the best at a cost"),
+        pytest.param({"max_cost": 1.0}, 2, id="just that cost"),
+        pytest.param({"max_cost": 30.0, "cost": "core-seconds"}, 1, id="in core-seconds"),
+        pytest.param({"min_ap": 0.85}, 3, id="the cheapest with an AP"),
+        pytest.param({"min_ap": 0.5}, 2, id="just that AP"),
+    ],
+)
+def test_point_of_the_front_that_is_chosen(words: dict[str, Any], number: int) -> None:
+    assert choose(FRONT, FocusJob(folder="a", output="b", **words), trial(0, 0.75, 2.5)).number == number
+
+
+def test_wish_that_no_trial_fulfils_is_answered_with_the_nearest() -> None:
+    with pytest.raises(RunError, match=r"no trial costs 0\.5 mpx or less; the cheapest costs 1"):
+        choose(FRONT, FocusJob(folder="a", output="b", max_cost=0.5), FRONT[0])
+    with pytest.raises(RunError, match=r"no trial has an AP of 0\.95 or more; the best has 0\.9000"):
+        choose(FRONT, FocusJob(folder="a", output="b", min_ap=0.95), FRONT[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param({"cost": "euros"}, "cost is 'euros'; choose one of mpx, core-seconds", id="cost"),
+        pytest.param({"max_cost": 1.0, "min_ap": 0.5}, "two ways to choose", id="both"),
+        pytest.param({"max_cost": 0.0}, "max-cost is 0", id="free"),
+        pytest.param({"min_ap": 50.0}, "min-ap is 50; choose a share", id="percent"),
+    ],
+)
+def test_job_that_makes_no_sense_is_refused(words: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        FocusJob(folder="a", output="b", **words)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param('"cascade.bordr" = [1.0]', r"cascade\.bordr: there is no such setting; did you mean", id="typo"),
+        pytest.param('"cascade.zoom" = [2, 3]', r"cascade\.zoom is 3", id="choice"),
+        pytest.param('"cascade.whole_above" = { from = 0.5, to = 2.0 }', "whole_above is 2.0", id="end of a range"),
+        pytest.param('"min_face" = [10.0, 20.0]', "min_face cannot be searched", id="not searched"),
+        pytest.param('"post.score_floor" = [0.001]', r"scores below 0\.02 are not kept", id="score"),
+    ],
+)
+def test_space_is_checked_before_anything_is_computed(text: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        check_space(parse_space(text, "test"))
+
+
+def test_default_space_holds_the_default_settings() -> None:
+    space = parse_space(SPACE, "default")
+    check_space(space)
+    preset = get_preset("mobile025")
+    defaults = defaults_of(space, preset)
+    assert list(defaults) == list(space.searched)
+    assert defaults["cascade.chips.0.threshold"] == 0.07
+    assert defaults["cascade.chips.1.threshold"] == 0.2
+    assert defaults["cascade.zoom"] == 2
+    cascade, post = cascade_of(defaults)
+    assert cascade == CascadeConfig(chips=(ChipConfig(threshold=0.07), ChipConfig(threshold=0.2)), zoom=2)
+    assert post == PostConfig(score_floor=0.02)
+    assert routes_of(space) == [CascadeConfig(zoom=2), CascadeConfig(zoom=4)]
+
+
+def test_scores_may_be_searched() -> None:
+    assert cascade_of({"score_threshold": 0.3})[1].score_floor == 0.3
+    assert cascade_of({"post.score_floor": 0.1})[1].score_floor == 0.1
+    space = parse_space('"score_threshold" = [0.1, 0.3]\n"post.nms_iou" = 0.3', "test")
+    check_space(space)
+    assert defaults_of(space, get_preset("mobile025")) == {"post.nms_iou": 0.4}
+
+
+def test_chosen_settings_change_what_detect_does(tmp_path: Path) -> None:
+    settings = {"cascade.chips.0.threshold": 0.31, "cascade.chips.1.dilation": 7, "cascade.chips.0.min_chip": 48.0}
+    settings = {**settings, "cascade.zoom": 4, "cascade.border": 5.5, "post.nms_iou": 0.33}
+    path = tmp_path / "settings.toml"
+    path.write_text(settings_file(FocusJob(folder="a", output="b"), trial(7, 0.9, 1.0, **settings), FRONT[0]))
+    words = ["detect", "photos", "-o", "out", "--config", str(path)]
+    found = detector_config(cli._parser().parse_args(words))
+    cascade, post = cascade_of(settings)
+    assert found.cascade == cascade
+    assert found.cascade.chips == (ChipConfig(threshold=0.31, min_chip=48), ChipConfig(dilation=7))
+    assert found.post.nms_iou == post.nms_iou == 0.33
+    assert found.score_threshold == 0.3  # what is measured down to 0.02 is not what tables keep
+    assert "# Trial 7: AP 90.00 %" in path.read_text()
+
+
+def test_costs_of_looks_are_measured() -> None:
+    from retinafocus import Detector, DetectorConfig
+
+    detector = Detector.from_pretrained(None, DetectorConfig(device="cpu", engine="torch", threads=1))
+    costs = measure_costs(detector.engine, PostConfig(), repeats=1)
+    assert costs.per_pixel > 0
+    assert math.isfinite(costs.per_look)
+    assert LookCosts(per_look=2.0, per_pixel=0.5).of([]) == 0
+
+
+def test_examples_of_the_documents_can_be_read(tmp_path: Path) -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    (space,) = re.findall(r"```toml\n(\"cascade.*?)```", (docs / "tuning.md").read_text(), re.S)
+    check_space(parse_space(space, "docs"))
+    (settings,) = re.findall(r"```toml\n(min_face.*?)```", (docs / "cascade.md").read_text(), re.S)
+    (tmp_path / "settings.toml").write_text(settings)
+    found = read_detect_settings(tmp_path / "settings.toml")
+    assert found.cascade.chips == (ChipConfig(threshold=0.1), ChipConfig(threshold=0.3, dilation=1))

@@ -1,0 +1,290 @@
+"""`retinafocus tune focus`: START READING HERE. Settings of the cascade, searched for accuracy and cost at once.
+
+1. Every photo is looked at once, every level whole, and what the network says is kept (`tune.level_cache`).
+2. Settings are tried on what was kept (`tune.focus_trials`, `tune.sweep`).
+3. One of those that no other beats in both is chosen, and what it finds and costs is checked with the cascade itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.label_plots import require_matplotlib
+from pipelines.report import Progress
+from pipelines.settings import settings_toml
+from pipelines.train_worker import read_folder
+from pipelines.workers import CPU_THREADS
+from retinafocus.datasets.labelled import LabelledPhoto
+from retinafocus.detector import Detector, DetectorConfig
+from retinafocus.engines import resolve_engine
+from retinafocus.errors import RunError, SettingsError
+from retinafocus.postprocessing import PostConfig
+from retinafocus.weights import find_weights, read_info
+from tune.focus_trials import SPACE, FocusTrials, LookCosts, check_space, defaults_of, detect_settings, measure_costs
+from tune.focus_trials import routes_of as routes_of_space
+from tune.level_cache import SCORE_FLOOR, write_cache
+from tune.space import Settings, Space, parse_space, read_space
+from tune.sweep import SweepJob, Trial, front_of, run_sweep, trials_table
+from tune.sweep_report import LiveTable, write_front_plot
+
+COSTS = {"mpx": "network Mpx a photo", "core-seconds": "core-seconds of the network a photo"}
+
+CHECKED = 5
+"""Trials, drawn at random, that are checked beside the chosen one."""
+
+EXHAUSTIVE: Settings = {"cascade.mode": "exhaustive"}
+
+BOOTSTRAP = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FocusJob:
+    """What to search, on which photos, and how to choose."""
+
+    folder: str
+    """Labelled photos in the Parquet form."""
+
+    output: str
+    space: str | None = None
+    """A file, see `tune.space`; None: `focus_trials.SPACE`."""
+
+    weights: str | None = None
+    detector: DetectorConfig = dataclasses.field(default_factory=DetectorConfig)
+    """Smallest face, engine, precision and device; all else is searched or at its default."""
+
+    by_people: bool = False
+    """Leave out photos whose faces were all labelled by detectors."""
+
+    look_at_chips: bool = True
+    """False: chips are answered from whole levels, which takes less time and is less exact."""
+
+    cost: str = "mpx"
+    """One of `COSTS`."""
+
+    max_cost: float | None = None
+    """Choose the highest AP at a cost of at most this."""
+
+    min_ap: float | None = None
+    """Choose the lowest cost at an AP (0..1) of at least this. Neither: that of the default settings."""
+
+    trials: int = 300
+    seconds: float | None = None
+    search: str = "auto"
+    seed: int = 0
+    workers: int | None = None
+    batch: int = 4
+    address: str | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.cost not in COSTS:
+            raise SettingsError(f"cost is {self.cost!r}; choose one of {', '.join(COSTS)}")
+        if self.max_cost is not None and self.min_ap is not None:
+            raise SettingsError("max-cost and min-ap are two ways to choose; give one of them")
+        if self.max_cost is not None and self.max_cost <= 0:
+            raise SettingsError(f"max-cost is {self.max_cost:g}; choose more than 0")
+        if self.min_ap is not None and not 0 <= self.min_ap <= 1:
+            raise SettingsError(f"min-ap is {self.min_ap:g}; choose a share 0..1")
+
+    @property
+    def objectives(self) -> dict[str, str]:
+        """For the search."""
+        return {"ap": "max", self.cost.replace("-", "_"): "min"}
+
+
+def tune_focus(job: FocusJob, progress: Progress) -> str:
+    """Search, choose, check, and write what was found.
+
+    Returns:
+        A summary for a person.
+
+    Raises:
+        SettingsError: a setting makes no sense, or the output holds another search.
+        LabelError: the labels cannot be read.
+        RunError: photos cannot be read, all trials failed, or no trial is as wanted.
+    """
+    require_matplotlib()
+    space = parse_space(SPACE, "default space") if job.space is None else read_space(Path(job.space))
+    check_space(space)
+    photos = _photos(job)
+    output, weights = Path(job.output), find_weights(job.weights)
+    info = read_info(weights)
+    if info.preset.focus is None:
+        raise SettingsError(f"{weights}: these weights have no focus branch, so there is nothing to search")
+    detector = _settled(job.detector)
+    engine = Detector.from_pretrained(weights, detector).engine
+    routes = [*routes_of_space(space), detect_settings(EXHAUSTIVE).cascade]
+    record = {
+        "weights_sha256": info.sha256,
+        "engine": engine.name,
+        "precision": detector.precision,
+        "min_face": detector.min_face,
+        "score_floor": SCORE_FLOOR,
+    }
+    progress.start(len(photos), done=0)
+    try:
+        write_cache(output / "levels", photos, engine, routes, record, lambda count: _count(progress, count))
+    finally:
+        progress.stop()
+    costs = _costs(output / "costs.json", engine)
+    trials = FocusTrials(
+        cache=(output / "levels").resolve(), photos=photos, weights=weights.resolve(), detector=detector, costs=costs,
+        look_at_chips=job.look_at_chips,
+    )  # fmt: skip
+    start = (defaults_of(space, info.preset), EXHAUSTIVE)
+    sweep = _sweep(job, space, start, {**record, "photos": len(photos), "look_at_chips": job.look_at_chips})
+    with LiveTable(job.trials, job.objectives) as table:
+        tried = run_sweep(sweep, trials, table.tell)
+    return _report(job, trials, engine, tried)
+
+
+def _photos(job: FocusJob) -> list[LabelledPhoto]:
+    photos = read_folder(job.folder)
+    if job.by_people:
+        photos = [photo for photo in photos if not photo.kinds or "human" in photo.kinds]
+    if not any(len(photo.boxes) for photo in photos):
+        raise SettingsError(f"{job.folder}: no photo has a labelled face; there is nothing to measure")
+    return photos
+
+
+def _settled(asked: DetectorConfig) -> DetectorConfig:
+    device = "cpu" if asked.device == "auto" else asked.device
+    engine = resolve_engine(asked.engine, device)
+    return dataclasses.replace(asked, device=device, engine=engine, threads=CPU_THREADS, score_threshold=SCORE_FLOOR)
+
+
+def _count(progress: Progress, photos: int) -> None:
+    for _ in range(photos):
+        progress.photo(0)
+
+
+def _costs(path: Path, engine: Any) -> LookCosts:
+    """Measured once for an output: costs of trials of two runs are to be compared."""
+    if path.exists():
+        return LookCosts(**json.loads(path.read_text(encoding="utf-8")))
+    costs = measure_costs(engine, PostConfig())
+    path.write_text(json.dumps(dataclasses.asdict(costs), indent=2) + "\n", encoding="utf-8")
+    return costs
+
+
+def _sweep(job: FocusJob, space: Space, start: Sequence[Settings], record: Mapping[str, Any]) -> SweepJob:
+    return SweepJob(
+        output=Path(job.output), space=space, objectives=job.objectives, start=start, record=record,
+        trials=job.trials, seconds=job.seconds, search=job.search, seed=job.seed, workers=job.workers,
+        batch=job.batch, address=job.address, resume=job.resume,
+    )  # fmt: skip
+
+
+def choose(front: Sequence[Trial], job: FocusJob, default: Trial) -> Trial:
+    """The trial of a front that suits what was asked for.
+
+    Raises:
+        RunError: none does.
+    """
+    cost = job.cost.replace("-", "_")
+    if job.max_cost is not None:
+        cheap = [trial for trial in front if trial.results[cost] <= job.max_cost]
+        if not cheap:
+            least = min(trial.results[cost] for trial in front)
+            raise RunError(f"no trial costs {job.max_cost:g} {job.cost} or less; the cheapest costs {least:.4g}")
+        return max(cheap, key=lambda trial: trial.results["ap"])
+    least_ap = default.results["ap"] if job.min_ap is None else job.min_ap
+    good = [trial for trial in front if trial.results["ap"] >= least_ap]
+    if not good:
+        best = max(trial.results["ap"] for trial in front)
+        raise RunError(f"no trial has an AP of {least_ap:g} or more; the best has {best:.4f}")
+    return min(good, key=lambda trial: trial.results[cost])
+
+
+def _report(job: FocusJob, trials: FocusTrials, engine: Any, tried: Sequence[Trial]) -> str:
+    output = Path(job.output)
+    sound = {trial.number: trial for trial in tried if not trial.error}
+    if 0 not in sound:
+        raise RunError(f"{output}: the trial of the default settings is missing; give it more time and --resume")
+    searched = [trial for trial in sound.values() if trial.settings != EXHAUSTIVE]
+    front = front_of(searched, job.objectives)
+    chosen, default = choose(front, job, sound[0]), sound[0]
+    pq.write_table(_front_table(front, chosen), output / "front.parquet")
+    marked = {"default settings": default, "chosen": chosen}
+    if 1 in sound and sound[1].settings == EXHAUSTIVE:
+        marked["every level whole"] = sound[1]
+    axes = {"ap": "AP at IoU 0.5", job.cost.replace("-", "_"): COSTS[job.cost]}
+    write_front_plot(list(sound.values()), front, marked, axes, output / "front.png")
+    (output / "settings.toml").write_text(settings_file(job, chosen, default), encoding="utf-8")
+    draw = random.Random(job.seed)
+    others = draw.sample(sorted(set(sound) - {chosen.number}), min(CHECKED, len(sound) - 1))
+    rows = [_check(trials, engine, sound[number]) for number in (chosen.number, *others)]
+    pq.write_table(pa.Table.from_pylist(rows), output / "check.parquet")
+    lines = [
+        f"photos   {len(trials.photos):,} with {sum(len(photo.boxes) for photo in trials.photos):,} faces",
+        f"trials   {len(sound):,}, {len(tried) - len(sound)} failed; {len(front)} that no other beats",
+        *(f"{words}: {_words(trial)}" for words, trial in marked.items()),
+        *_check_words(rows),
+        f"files    {output}/settings.toml (for `retinafocus detect --config`), front.parquet, front.png, "
+        "trials.parquet, check.parquet",
+    ]
+    return "\n".join(lines)
+
+
+def _front_table(front: Sequence[Trial], chosen: Trial) -> pa.Table:
+    table = trials_table(front)
+    return table.append_column("chosen", pa.array([trial.number == chosen.number for trial in front]))
+
+
+def settings_file(job: FocusJob, chosen: Trial, default: Trial) -> str:
+    """What `retinafocus detect --config` takes."""
+    settings = dataclasses.replace(
+        detect_settings(chosen.settings),
+        min_face=job.detector.min_face, engine=job.detector.engine, precision=job.detector.precision,
+        device=job.detector.device,
+    )  # fmt: skip
+    comments = [
+        "# Chosen by `retinafocus tune focus`; for `retinafocus detect --config`.",
+        f"# Trial {chosen.number}: {_words(chosen)}.",
+        f"# Default settings: {_words(default)}.",
+    ]
+    return "\n".join(comments) + "\n\n" + settings_toml(settings)
+
+
+def _check(trials: FocusTrials, engine: Any, trial: Trial) -> dict[str, Any]:
+    """A trial beside the cascade itself."""
+    found = trials.really_found(trial.settings, engine)
+    real, precision = trials.results(found), trials.precision(found, BOOTSTRAP)
+    return {
+        "trial": trial.number,
+        "ap": trial.results["ap"],
+        "ap_cascade": real["ap"],
+        "ap_low": precision.low,
+        "ap_high": precision.high,
+        "mpx": trial.results["mpx"],
+        "mpx_cascade": real["mpx"],
+    }
+
+
+def _check_words(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = ["check    the chosen trial and others, drawn at random, with the cascade itself:"]
+    lines += ["         trial   AP tried   AP of the cascade [95 %]   difference   Mpx tried   Mpx of the cascade"]
+    for row in rows:
+        interval = f"{100 * row['ap_cascade']:.2f} [{100 * row['ap_low']:.1f}, {100 * row['ap_high']:.1f}]"
+        lines.append(
+            f"         {row['trial']:>5}   {100 * row['ap']:>8.2f}   {interval:>24}   "
+            f"{100 * (row['ap'] - row['ap_cascade']):>+10.2f}   {row['mpx']:>9.5f}   {row['mpx_cascade']:>18.5f}"
+        )
+    return lines
+
+
+def _words(trial: Trial) -> str:
+    results = trial.results
+    return (
+        f"AP {100 * results['ap']:.2f} %, {results['mpx']:.4f} Mpx in {results['looks']:.1f} looks and "
+        f"{results['core_seconds']:.4f} predicted core-seconds a photo"
+    )
