@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -23,17 +24,19 @@ from pipelines.report import Progress
 from pipelines.settings import settings_toml
 from pipelines.train_worker import read_folder
 from pipelines.workers import CPU_THREADS
+from retinafocus.cascade import CascadeConfig
 from retinafocus.datasets.labelled import LabelledPhoto
 from retinafocus.detector import Detector, DetectorConfig
-from retinafocus.engines import resolve_engine
+from retinafocus.engines import Engine, resolve_engine
 from retinafocus.errors import RunError, SettingsError
 from retinafocus.postprocessing import PostConfig
+from retinafocus.storage import open_storage
 from retinafocus.weights import find_weights, read_info
 from tune.focus_trials import SPACE, FocusTrials, LookCosts, check_space, defaults_of, detect_settings, measure_costs
 from tune.focus_trials import routes_of as routes_of_space
 from tune.level_cache import SCORE_FLOOR, write_cache
 from tune.space import Settings, Space, parse_space, read_space
-from tune.sweep import SweepJob, Trial, front_of, run_sweep, trials_table
+from tune.sweep import SweepJob, Trial, front_of, run_sweep, sole_use, trials_table
 from tune.sweep_report import LiveTable, write_front_plot
 
 COSTS = {"mpx": "network Mpx a photo", "core-seconds": "core-seconds of the network a photo"}
@@ -130,21 +133,33 @@ def tune_focus(job: FocusJob, progress: Progress) -> str:
         "min_face": detector.min_face,
         "score_floor": SCORE_FLOOR,
     }
+    with sole_use(output):
+        _cache(output / "levels", photos, engine, routes, record, progress)
+        costs = _costs(output / "costs.json", engine)
+        trials = FocusTrials(
+            cache=(output / "levels").resolve(), photos=photos, weights=weights.resolve(), detector=detector,
+            costs=costs, look_at_chips=job.look_at_chips,
+        )  # fmt: skip
+        start = (defaults_of(space, info.preset), EXHAUSTIVE)
+        record |= {"labels": labels_digest(photos), "look_at_chips": job.look_at_chips}
+        with LiveTable(job.trials, job.objectives) as table:
+            tried = run_sweep(_sweep(job, space, start, record), trials, table.tell)
+        return _report(job, trials, engine, tried)
+
+
+def _cache(
+    folder: Path,
+    photos: Sequence[LabelledPhoto],
+    engine: Engine,
+    routes: Sequence[CascadeConfig],
+    record: dict[str, Any],
+    progress: Progress,
+) -> None:
     progress.start(len(photos), done=0)
     try:
-        write_cache(output / "levels", photos, engine, routes, record, lambda count: _count(progress, count))
+        write_cache(folder, photos, engine, routes, record, lambda count: _count(progress, count))
     finally:
         progress.stop()
-    costs = _costs(output / "costs.json", engine)
-    trials = FocusTrials(
-        cache=(output / "levels").resolve(), photos=photos, weights=weights.resolve(), detector=detector, costs=costs,
-        look_at_chips=job.look_at_chips,
-    )  # fmt: skip
-    start = (defaults_of(space, info.preset), EXHAUSTIVE)
-    sweep = _sweep(job, space, start, {**record, "photos": len(photos), "look_at_chips": job.look_at_chips})
-    with LiveTable(job.trials, job.objectives) as table:
-        tried = run_sweep(sweep, trials, table.tell)
-    return _report(job, trials, engine, tried)
 
 
 def _photos(job: FocusJob) -> list[LabelledPhoto]:
@@ -167,13 +182,21 @@ def _count(progress: Progress, photos: int) -> None:
         progress.photo(0)
 
 
-def _costs(path: Path, engine: Any) -> LookCosts:
+def _costs(path: Path, engine: Engine) -> LookCosts:
     """Measured once for an output: costs of trials of two runs are to be compared."""
     if path.exists():
         return LookCosts(**json.loads(path.read_text(encoding="utf-8")))
     costs = measure_costs(engine, PostConfig())
-    path.write_text(json.dumps(dataclasses.asdict(costs), indent=2) + "\n", encoding="utf-8")
+    open_storage(path.parent).put(path.name, f"{json.dumps(dataclasses.asdict(costs), indent=2)}\n".encode())
     return costs
+
+
+def labels_digest(photos: Sequence[LabelledPhoto]) -> str:
+    """Of all that average precision is measured against: trials before and after other labels do not compare."""
+    digest = hashlib.sha256()
+    for photo in photos:
+        digest.update(json.dumps([photo.boxes.tolist(), photo.ignore.tolist()]).encode())
+    return digest.hexdigest()
 
 
 def _sweep(job: FocusJob, space: Space, start: Sequence[Settings], record: Mapping[str, Any]) -> SweepJob:
@@ -205,7 +228,7 @@ def choose(front: Sequence[Trial], job: FocusJob, default: Trial) -> Trial:
     return min(good, key=lambda trial: trial.results[cost])
 
 
-def _report(job: FocusJob, trials: FocusTrials, engine: Any, tried: Sequence[Trial]) -> str:
+def _report(job: FocusJob, trials: FocusTrials, engine: Engine, tried: Sequence[Trial]) -> str:
     output = Path(job.output)
     sound = {trial.number: trial for trial in tried if not trial.error}
     if 0 not in sound:
@@ -255,7 +278,7 @@ def settings_file(job: FocusJob, chosen: Trial, default: Trial) -> str:
     return "\n".join(comments) + "\n\n" + settings_toml(settings)
 
 
-def _check(trials: FocusTrials, engine: Any, trial: Trial) -> dict[str, Any]:
+def _check(trials: FocusTrials, engine: Engine, trial: Trial) -> dict[str, Any]:
     """A trial beside the cascade itself."""
     found = trials.really_found(trial.settings, engine)
     real, precision = trials.results(found), trials.precision(found, BOOTSTRAP)

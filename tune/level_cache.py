@@ -35,6 +35,7 @@ from retinafocus.levels import ZOOM
 from retinafocus.models import Outputs, Preset
 from retinafocus.photos import read_bytes
 from retinafocus.postprocessing import Candidates, PostConfig
+from retinafocus.storage import open_storage
 
 CACHE_FILE = "cache.json"
 
@@ -143,7 +144,7 @@ def write_cache(
     record = {**record, "routes": sorted(by_route), "photos": photos_digest(photos)}
     _check_record(folder, record)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CACHE_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    open_storage(folder).put(CACHE_FILE, f"{json.dumps(record, indent=2)}\n".encode())
     parts = list(_parts(folder, photos))
     done(sum(len(part) for path, part in parts if path.exists()))
     for path, part in parts:

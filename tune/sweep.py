@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retinafocus.errors import RunError, SettingsError
+from retinafocus.storage import open_storage
 from tune.proposals import OptunaProposals, Proposals, make_proposals
 from tune.space import Settings, Space
 
@@ -173,6 +175,30 @@ class SweepPlan:
         self._tell(trial)
 
 
+@contextmanager
+def sole_use(output: Path) -> Iterator[None]:
+    """Make a search's folder, and keep other commands out of it: two that go on with one search would both write its
+    ledger.
+
+    Raises:
+        RunError: the folder cannot be made, or another command is at work in it.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{output}: cannot be written ({error.strerror or error})") from error
+    with open_storage(output).locked():
+        yield
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut a ledger after its last whole line: where a driver was killed, the next trial would be written behind a part
+    of one."""
+    if path.exists():
+        with path.open("rb+") as ledger:
+            ledger.truncate(ledger.read().rfind(b"\n") + 1)
+
+
 def read_ledger(path: Path) -> list[Trial]:
     """The trials of a ledger; its last line may be torn where a driver was killed, and is left out then.
 
@@ -241,7 +267,7 @@ def _begin(job: SweepJob) -> list[Trial]:
     try:
         job.output.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            open_storage(job.output).put(RECORD_FILE, f"{json.dumps(record, indent=2)}\n".encode())
             return []
         before = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -252,4 +278,5 @@ def _begin(job: SweepJob) -> list[Trial]:
     if different := sorted(name for name in before | now if before.get(name) != now.get(name)):
         told = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in different)
         raise SettingsError(f"{job.output}: the search in it is another ({told}); choose another -o folder")
+    drop_torn_line(job.output / LEDGER_FILE)
     return read_ledger(job.output / LEDGER_FILE)

@@ -16,6 +16,7 @@ import pytest
 
 from pipelines import cli
 from retinafocus.errors import RunError, SettingsError
+from retinafocus.storage import open_storage
 from tune.space import parse_space
 from tune.sweep import LEDGER_FILE, Evaluate, Prepare, SweepJob, read_ledger, run_sweep
 
@@ -73,6 +74,8 @@ def test_killed_driver_loses_only_trials_that_were_running(ray_cluster: str, tmp
     before = read_ledger(output / LEDGER_FILE)
     assert 4 <= len(before) < 14
     began = (output / "began.txt").read_text().split()
+    with (output / LEDGER_FILE).open("a") as ledger:
+        ledger.write('{"number": 13, "set')  # killed in the middle of a line
     again = subprocess.run([*command, "resume"], env=environment, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     trials = read_ledger(output / LEDGER_FILE)
@@ -83,8 +86,8 @@ def test_killed_driver_loses_only_trials_that_were_running(ray_cluster: str, tmp
     assert len(lost) <= 2  # as many as there were processes
     assert lost <= set(began) - {str(trial.number) for trial in before}
     assert pq.read_table(output / "trials.parquet").num_rows == 14
-    # Two processes for seven trials each; the second command had two of its own.
-    assert len((output / "prepared.txt").read_text().split()) <= 5
+    # Processes are used again. How often hangs on Ray: one that is not free in time has another started beside it.
+    assert len((output / "prepared.txt").read_text().split()) < sum(times.values())
 
 
 def _failing() -> Evaluate:
@@ -143,6 +146,9 @@ def test_tune_focus_from_end_to_end(
     most = max(json.loads(line)["results"]["mpx"] for line in ledger.splitlines())
     assert cli.main([*words, "--resume", "--max-cost", str(most)]) == 0  # another point of the same search
     assert (output / LEDGER_FILE).read_text() == ledger
+    with open_storage(output).locked():
+        assert cli.main([*words, "--resume"]) == 1
+    assert "another command is at work" in capsys.readouterr().err
     assert cli.main([*words, "--resume", "--seed", "1"]) == 2
     assert "seed was 0, is 1" in capsys.readouterr().err
 

@@ -7,17 +7,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipelines import cli
 from pipelines.detect_config import read_detect_settings
 from pipelines.planning import detector_config
 from retinafocus.cascade import CascadeConfig
+from retinafocus.datasets.labelled import LabelledPhoto
 from retinafocus.errors import RunError, SettingsError
 from retinafocus.focus.chips import ChipConfig
 from retinafocus.models import get_preset
 from retinafocus.postprocessing import PostConfig
-from tune.focus import FocusJob, choose, settings_file
+from tune.focus import FocusJob, choose, labels_digest, settings_file
 from tune.focus_trials import SPACE, LookCosts, cascade_of, check_space, defaults_of, measure_costs, routes_of
 from tune.space import parse_space
 from tune.sweep import Trial
@@ -65,6 +67,20 @@ def test_wish_that_no_trial_fulfils_is_answered_with_the_nearest() -> None:
 def test_job_that_makes_no_sense_is_refused(words: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         FocusJob(folder="a", output="b", **words)
+
+
+def test_labels_decide_whether_a_search_goes_on() -> None:
+    def photo(face: float, region: float) -> LabelledPhoto:
+        faces, regions = (np.array([[1, 2, end, 4]], np.float32) for end in (face, region))
+        return LabelledPhoto(
+            path=Path("a.jpg"), size=(9, 9), boxes=faces, landmarks=np.full((1, 5, 2), np.nan, np.float32),
+            ignore=regions, source="test", kinds=("human",),
+        )  # fmt: skip
+
+    digests = [labels_digest([photo(*ends)]) for ends in ((3, 5), (3, 5), (4, 5), (3, 6))]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+    assert labels_digest([photo(3, 5), photo(4, 5)]) != labels_digest([photo(4, 5), photo(3, 5)])
 
 
 @pytest.mark.parametrize(

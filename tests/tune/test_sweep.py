@@ -12,7 +12,7 @@ import pytest
 from retinafocus.errors import RunError, SettingsError
 from tune.proposals import SobolProposals
 from tune.space import parse_space
-from tune.sweep import LEDGER_FILE, SweepJob, SweepPlan, Trial, front_of, read_ledger, trials_table
+from tune.sweep import LEDGER_FILE, SweepJob, SweepPlan, Trial, drop_torn_line, front_of, read_ledger, trials_table
 from tune.sweep_report import LiveTable
 
 SPACE = parse_space("x = { from = 0.0, to = 1.0 }", "test")
@@ -65,6 +65,25 @@ def test_trials_that_were_lost_come_first_when_a_search_goes_on(tmp_path: Path) 
     asked = [second.next_batch() for _ in range(3)]
     assert [[number for number, _ in batch] for batch in asked] == [[0, 1], [4, 5], []]
     assert asked[0] == one  # the same settings
+
+
+def test_trials_after_a_torn_line_are_kept(tmp_path: Path) -> None:
+    first = plan(job(tmp_path), [], [])
+    number = first.next_batch()[0][0]
+    first.finish(number, {"score": 1.0, "cost": 1.0}, 0.5)
+    ledger = tmp_path / LEDGER_FILE
+    whole = ledger.read_bytes()
+    ledger.write_bytes(whole + '{"number": 1, "settings": {"name": "\u00e4'.encode()[:-1])
+    drop_torn_line(ledger)
+    assert ledger.read_bytes() == whole
+    second = plan(job(tmp_path), read_ledger(ledger), [])
+    for number, _ in second.next_batch():
+        second.finish(number, {"score": 1.0, "cost": 1.0}, 0.5)
+    assert [each.number for each in read_ledger(ledger)] == [0, 1, 2]
+    drop_torn_line(tmp_path / "none.jsonl")
+    ledger.write_text("{")
+    drop_torn_line(ledger)
+    assert ledger.read_bytes() == b""
 
 
 def test_no_trial_begins_after_the_time(tmp_path: Path) -> None:
