@@ -11,12 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
+import numpy as np
 import psutil
 import pyarrow as pa
 
+from pipelines.cluster_model import PhotoCost
+from pipelines.cluster_plan import ClusterJob, cluster_words, sample_words
 from pipelines.forecast import Calibration, Sample, SampledPhoto, calibrate, mean_pixels, read_headers
 from pipelines.inventory import InventoryConfig, list_photos, manifest_table
+from pipelines.manifest import shard_rows
 from pipelines.report import duration
+from pipelines.sampling import Measured, measure, sample_size
 from pipelines.worker_memory import worker_bytes
 from pipelines.workers import CPU_THREADS, Workers, resolve_workers
 from retinafocus.cascade import STEPS
@@ -46,6 +51,13 @@ class PlanJob:
     """What a GPU takes for a photo, where that is known: one for all detectors, or one for each."""
     storage: StorageConfig = field(default_factory=StorageConfig)
     """How object stores are reached."""
+    sample: str | None = None
+    """Share of the photos, or number of them, that all workers look at, to go by what they took; None: a few photos,
+    one after another."""
+    cluster: ClusterJob | None = None
+    """Clusters to compare."""
+    price_per_hour: float | None = None
+    """Of a machine like this one."""
 
     def __post_init__(self) -> None:
         if len(self.gpu_seconds) not in (0, 1, len(self.detectors)):
@@ -76,6 +88,13 @@ class Price:
     """Expected for a photo, by step; zeros where no photo could be looked at."""
     gpu_seconds: float | None
     """What a GPU takes for a photo, given or measured; None where neither."""
+    measured: Measured | None = None
+    """What a sample took, looked at by all workers."""
+
+    @property
+    def worker_seconds(self) -> float:
+        """Expected of a worker for a photo; 0 where no photo could be looked at."""
+        return sum(self.seconds.values()) if self.measured is None else self.measured.worker_seconds
 
     @property
     def cores(self) -> int | None:
@@ -107,7 +126,10 @@ def plan_report(job: PlanJob) -> str:
         )
         if sample.photos:
             given = job.gpu_seconds[number % len(job.gpu_seconds)] if job.gpu_seconds else None
-            prices.append(price(sample, detector, given, job.storage))
+            found = price(sample, detector, given, job.storage)
+            if job.sample is not None:
+                found = replace(found, measured=_measure(job, manifest, detector, workers))
+            prices.append(found)
     lines = [
         *_archive_words(manifest, sample),
         f"weights  {engine}",
@@ -116,7 +138,63 @@ def plan_report(job: PlanJob) -> str:
     ]
     if not prices:
         return "\n".join([*lines, "no header could be read, so nothing can be said of these photos"])
-    return "\n".join([*lines, *_table(prices, manifest.num_rows, workers, program), *_notes(prices)])
+    lines += [*_table(prices, manifest.num_rows, workers, program), *_notes(prices)]
+    return "\n".join(
+        [*lines, *_measured_words(job, prices, manifest.num_rows, workers), *_clusters(job, prices, manifest)]
+    )
+
+
+def _measure(job: PlanJob, manifest: pa.Table, detector: Detector, workers: Workers) -> Measured:
+    """Look at photos spread evenly over the archive."""
+    photos = manifest.num_rows
+    chosen = np.unique(np.linspace(0, photos - 1, sample_size(job.sample or "", photos)).astype(int))
+    uris = manifest.column("uri").take(pa.array(chosen)).to_pylist()
+    return measure(uris, detector.config, job.weights, workers, job.storage)
+
+
+def _measured_words(job: PlanJob, prices: Sequence[Price], photos: int, workers: Workers) -> list[str]:
+    return [
+        line
+        for price in prices
+        if price.measured is not None
+        for line in [
+            "", *_of_face(price, prices), *sample_words(price.measured, photos, workers.count, job.price_per_hour)
+        ]
+    ]  # fmt: skip
+
+
+def _clusters(job: PlanJob, prices: Sequence[Price], manifest: pa.Table) -> list[str]:
+    """What clusters would take, for each smallest face."""
+    if job.cluster is None:
+        return []
+    lines = []
+    sizes = [size for size in manifest.column("bytes").to_pylist() if size is not None]
+    shards = [row["photos"] for row in shard_rows(manifest)]
+    for price in prices:
+        if not price.worker_seconds:
+            continue
+        cost = PhotoCost(seconds=price.worker_seconds, file_bytes=sum(sizes) / len(sizes) if sizes else 0.0)
+        lines += ["", *_of_face(price, prices), *cluster_words(job.cluster, job.cluster.predictions(cost, shards))]
+    if lines:
+        lines += ["", *_cluster_notes(job, prices)]
+    return lines
+
+
+def _cluster_notes(job: PlanJob, prices: Sequence[Price]) -> list[str]:
+    lines = [
+        "note     worked out for nodes whose workers are as fast as those here; nodes lost on the way, and the "
+        "time to rent them, are not in it"
+    ]
+    if all(price.measured is None for price in prices):
+        lines.append(
+            "note     workers side by side are slower than one alone, which the times above are of; --sample 0.1% "
+            "measures them all at once, on this archive"
+        )
+    return lines
+
+
+def _of_face(price: Price, prices: Sequence[Price]) -> list[str]:
+    return [f"smallest face {price.min_face:g} px:"] if len(prices) > 1 else []
 
 
 def price(sample: Sample, detector: Detector, gpu_seconds: float | None, storage: StorageConfig | None = None) -> Price:
@@ -201,7 +279,7 @@ def _table(prices: Sequence[Price], photos: int, workers: Workers, program: int)
         *([f"  {step}", *(_or_unknown(price, f"{price.seconds[step]:.3f}") for price in prices)] for step in STEPS),
         [
             f"{photos:,} photos, {workers.count} workers",
-            *(_or_unknown(price, duration(sum(price.seconds.values()) * photos / workers.count)) for price in prices),
+            *(_or_unknown(price, duration(price.worker_seconds * photos / workers.count)) for price in prices),
         ],
         ["memory of a worker, about", *(_memory_words(price, program) for price in prices)],
         ["cores to feed one GPU", *map(_cores_words, prices)],
