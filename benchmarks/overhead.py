@@ -76,7 +76,7 @@ def main() -> None:
         look_at_all(sorted(Path(options.loop).glob("*.jpg")))
         return
     with tempfile.TemporaryDirectory() as folder:
-        few, all_photos = _archives(Path(folder), options)
+        few, all_photos = link_archives(Path(folder), options.pictures, options.first, options.photos)
         if options.alternate:
             alternate(all_photos, Path(folder) / "out")
             return
@@ -160,11 +160,18 @@ def print_table(costs: dict[str, tuple[Cost, Cost]], first: int, photos: int) ->
         )
 
 
-def _archives(folder: Path, options: argparse.Namespace) -> tuple[Path, Path]:
-    """A folder of the first few photos, and one of all: links to the same pictures in turn."""
-    make_archive(folder / "pictures", options.pictures)
+def link_archives(folder: Path, different: int, first: int, photos: int) -> tuple[Path, Path]:
+    """A folder of the first few photos, and one of those and all others: links to the same pictures in turn.
+
+    Args:
+        folder: to make both in.
+        different: pictures to make.
+        first: photos of the first folder.
+        photos: so many more are in the second.
+    """
+    make_archive(folder / "pictures", different)
     pictures = sorted((folder / "pictures").glob("*.jpg"))
-    for name, count in (("few", options.first), ("all", options.first + options.photos)):
+    for name, count in (("few", first), ("all", first + photos)):
         (folder / name).mkdir()
         for number in range(count):
             os.link(pictures[number % len(pictures)], folder / name / f"{number:06d}.jpg")

@@ -20,16 +20,17 @@ are not, and no cluster should be killed for ever."""
 
 
 @contextmanager
-def marked(storage: Storage, shard: int, attempt: str) -> Iterator[bool]:
+def marked(storage: Storage, shard: int, attempt: str, worker: str = "") -> Iterator[list[str]]:
     """Mark an attempt at a shard while the block runs; the marks stay only where the process dies in it.
 
     Args:
         storage: the run's folder.
         shard: number of the shard.
         attempt: a name no other attempt has.
+        worker: who makes the attempt.
 
     Yields:
-        Whether to go carefully.
+        The workers that died at it before, "" for those nobody knows: after any, go carefully.
 
     Raises:
         RunError: the workers of too many attempts died.
@@ -41,9 +42,10 @@ def marked(storage: Storage, shard: int, attempt: str) -> Iterator[bool]:
             "(memory?) and try fewer workers"
         )
     own = f"{ATTEMPTS_FOLDER}/{shard:08d}-{attempt}"
-    storage.put(own, b"")
+    dead = [_read(storage, name) for name in earlier]
+    storage.put(own, worker.encode())
     try:
-        yield bool(earlier)
+        yield dead
     except BaseException:
         _delete(storage, [own])  # this worker lives
         raise
@@ -57,6 +59,14 @@ def count_anew(storage: Storage) -> None:
     """
     for _, marks in groupby(sorted(storage.names(ATTEMPTS_FOLDER)), key=_shard):
         _delete(storage, list(marks)[1:])
+
+
+def _read(storage: Storage, name: str) -> str:
+    """Who left a mark; "" where it says nothing."""
+    try:
+        return storage.read(name).decode(errors="replace")
+    except FileNotFoundError:  # who was thought dead lives, and has just taken it away
+        return ""
 
 
 def _shard(name: str) -> str:

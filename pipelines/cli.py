@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib import metadata
 
+from pipelines.addresses import is_job_server
 from pipelines.commands import (
     data,
     demo,
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: None takes those of the process, and gives a verb that may be killed by a photo a process of its own.
     """
     options = _parser().parse_args(arguments)
-    if arguments is None and options.supervised:
+    if arguments is None and options.supervised and not is_job_server(getattr(options, "address", None)):
         return supervise("pipelines.cli:work", sys.argv)
     return _run(options)
 

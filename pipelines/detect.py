@@ -62,7 +62,7 @@ def run(planned: Plan, progress: Progress, begin: Callable[[Plan], None] = lambd
     """
     storage = planned.storage
     storage.check_writable()
-    with storage.locked() as hold, _failing_clearly(storage):
+    with progress.events.of_run(storage.location), storage.locked() as hold, _failing_clearly(storage):
         listed = planned.inventory is not None or read_listing(storage) == planned.listing
         if read_run_file(storage) != planned.found or not listed:
             raise RunError(
@@ -82,6 +82,7 @@ def run(planned: Plan, progress: Progress, begin: Callable[[Plan], None] = lambd
             return planned.earlier
         record = _run_record(planned) | ({"retry": retry} if retry else {})
         storage.put(RUN_FILE, _json(record))
+        progress.events.begun(record, shards, resumed=planned.earlier is not None)
         return _look(planned, hold, _Work(record, records, shards), progress)
 
 
@@ -135,6 +136,7 @@ def _look(planned: Plan, hold: Hold, work: _Work, progress: Progress) -> dict[st
     totals = reconcile(records, planned.manifest)
     missing = set(totals.pop("missing_shards")) | todo.keys() - _reached(records, todo)
     if missing:
+        progress.events.lost(sorted(missing))
         raise RunError(
             f"{len(missing)} shards were not finished (the first is {min(missing)}): their workers died; "
             f"run the same command again, with fewer workers if memory was short"
@@ -145,6 +147,7 @@ def _look(planned: Plan, hold: Hold, work: _Work, progress: Progress) -> dict[st
     finished.pop("retry", None)
     hold.check()
     storage.put(RUN_FILE, _json(finished))
+    progress.events.finished(finished)
     storage.sweep(hold)
     return finished
 
@@ -166,6 +169,8 @@ def _run_shards(planned: Plan, work: _Work, progress: Progress) -> Iterator[pa.T
         storage=job.storage,
         careful=job.careful,
         mark=work.record["mark"],
+        always_answers=planned.runner != "local",
+        name_failures=progress.events.wanted,
         metadata={
             "retinafocus.version": metadata.version("retinafocus"),
             "retinafocus.weights_sha256": planned.weights.sha256,
@@ -175,12 +180,16 @@ def _run_shards(planned: Plan, work: _Work, progress: Progress) -> Iterator[pa.T
     if planned.runner == "local":
         return run_on_threads(config, work.shards, workers=workers, on_photo=progress.photo)
     from pipelines.on_ray import RayPlan, run_on_ray  # Ray takes seconds to import; only this way needs it
+    from pipelines.worker_memory import expected_bytes
 
-    return run_on_ray(config, work.shards, RayPlan(workers=workers, address=job.address), progress.note)
+    plan = RayPlan(
+        workers=workers, address=job.address, beside=planned.beside, memory=expected_bytes(planned, work.shards)
+    )
+    return run_on_ray(config, work.shards, plan, progress.note)
 
 
 def _consume(results: Iterator[pa.Table], shards: int, progress: Progress, budget: ErrorBudget) -> None:
-    errors: list[str] = []
+    errors: dict[str, list[int]] = {}
     with closing(results):  # type: ignore[type-var]  # both runners are generators
         for table in results:
             for row in table.to_pylist():
@@ -188,16 +197,21 @@ def _consume(results: Iterator[pa.Table], shards: int, progress: Progress, budge
                 progress.shard(row)
                 budget.add(row["photos"], row["failed"])
                 if row["error"] is not None:
-                    errors.append(f"shard {row['shard']}: {row['error']}")
-            if len(errors) >= MAX_SHARD_ERRORS or (budget.exceeded and shards):
+                    errors.setdefault(row["error"], []).append(row["shard"])
+            if sum(map(len, errors.values())) >= MAX_SHARD_ERRORS or (budget.exceeded and shards):
                 break
     if errors:
-        raise RunError(f"{'; '.join(errors)}; mend the cause and run the same command again: finished shards are kept")
+        words = "; ".join(f"{_shards(numbers)}: {error}" for error, numbers in errors.items())
+        raise RunError(f"{words}; mend the cause and run the same command again: finished shards are kept")
     if budget.exceeded and shards:
         raise BudgetError(
             f"{budget.words()}; finished shards are kept: look at the errors in images/, then run the same command "
             "again with a higher rate"
         )
+
+
+def _shards(numbers: list[int]) -> str:
+    return f"shard{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
 def _clear(storage: Storage, hold: Hold, *, keep_manifest: bool) -> None:
@@ -219,7 +233,7 @@ def _run_record(planned: Plan) -> dict[str, Any]:
     return {
         "status": "running",
         **new_mark(),
-        "settings": run_settings(planned.job, planned.detector, info, planned.listing),
+        "settings": run_settings(planned.job, planned.detector, info, planned.listing, planned.beside),
         "runner": planned.runner,
         "workers": asdict(planned.workers),
         "weights": {
@@ -236,6 +250,7 @@ def _run_record(planned: Plan) -> dict[str, Any]:
                 for name in ("retinafocus", "torch", "opencv-python", "simplejpeg", "pillow", "pyarrow", "ray")
             },
             **engine_versions(planned.detector.engine),
+            **({} if planned.beside is None else engine_versions(planned.beside.engine)),
         },
         "command": [redacted(word) for word in sys.argv],
         "started": _now(),

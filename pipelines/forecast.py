@@ -155,14 +155,25 @@ def forecast(
     )
 
 
-def read_headers(manifest: pa.Table, most: int, storage: StorageConfig | None = None) -> Sample:
-    """Headers of at most so many photos, spread evenly over the archive."""
+def read_headers(
+    manifest: pa.Table, most: int, storage: StorageConfig | None = None, *, whole_bytes: int | None = None
+) -> Sample:
+    """Headers of at most so many photos, spread evenly over the archive.
+
+    Args:
+        manifest: of the archive.
+        most: photos at most.
+        storage: how object stores are reached.
+        whole_bytes: a file that does not tell in its first bytes is read whole up to this size, and passed over beyond;
+            None reads it whatever its size.
+    """
     photos = manifest.num_rows
     chosen = np.unique(np.linspace(0, photos - 1, min(photos, most)).astype(int))
     sample = Sample()
     for uri in manifest.column("uri").take(pa.array(chosen)).to_pylist():
         try:
-            sample.photos[uri] = _read_photo(uri, storage)
+            if (photo := _read_photo(uri, storage, whole_bytes)) is not None:
+                sample.photos[uri] = photo
         except PhotoError as error:
             sample.failed[error.status] += 1
         except Exception:  # whatever is wrong with this photo, its row in the run will say it
@@ -209,12 +220,16 @@ def calibrate(detector: Detector, uris: Sequence[str], storage: StorageConfig | 
     return calibration
 
 
-def _read_photo(uri: str, storage: StorageConfig | None) -> SampledPhoto:
-    """What a photo's header tells, from the first bytes of its file where they suffice."""
+def _read_photo(uri: str, storage: StorageConfig | None, whole_bytes: int | None) -> SampledPhoto | None:
+    """What a photo's header tells, from the first bytes of its file where they suffice; None: it is passed over."""
     if os.path.isfile(uri) or uri_scheme(uri) in OBJECT_SCHEMES:
         # Otherwise the header lies further on, or something is wrong: the whole file decides what.
         with contextlib.suppress(OSError, PhotoError, SettingsError, struct.error):
-            return _sampled(*read_start(uri, HEADER_BYTES, storage))
+            start, size = read_start(uri, HEADER_BYTES, storage)
+            with contextlib.suppress(PhotoError, struct.error):
+                return _sampled(start, size)
+            if whole_bytes is not None and size > whole_bytes:
+                return None
     data = read_bytes(uri, storage)
     return _sampled(data, len(data))
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.ledger import commit_shard, committed_tables, delete_leftovers, pending_shards, reconcile
+from pipelines.ledger import MADE_BY, commit_shard, committed_tables, delete_leftovers, pending_shards, reconcile
 from pipelines.manifest import ROW_GROUP_PHOTOS, Listing, image_id, manifest_bytes, read_listing, relative_paths
 from pipelines.shard_tables import only_photos
 from retinafocus.errors import RunError, SettingsError
@@ -141,8 +141,9 @@ def _commit_without(storage: Storage, gone: set[str], mark: str | None) -> int:
         if len(kept) == len(names):
             continue  # to be done for another reason
         tables = only_photos(tables, kept)
+        made_by = {name: record[name] for name in MADE_BY if name in record}
         commit_shard(
-            storage, record["shard"], uuid.uuid4().hex[:12], tables, {"worker": record["worker"]},
+            storage, record["shard"], uuid.uuid4().hex[:12], tables, made_by,
             generation=record["generation"] + 1, manifest_version=record["manifest_version"], mark=mark,
         )  # fmt: skip
         done += 1

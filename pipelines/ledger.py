@@ -31,6 +31,9 @@ from retinafocus.local_storage import TEMPORARY_PREFIX
 from retinafocus.runs import LEDGER_FOLDER, MANIFEST_FILE, RUN_FILE, TABLES, current_records, ledger_name
 from retinafocus.storage import Hold, Storage
 
+MADE_BY = ("worker", "engine", "device", "precision")
+"""What a record tells of who looked at its photos; of an earlier version, the worker alone."""
+
 ATTEMPTS_FOLDER = f"{LEDGER_FOLDER}/attempts"
 """Marks of attempts at work or killed; see `careful`."""
 
@@ -67,7 +70,7 @@ def commit_shard(
         shard: number of the shard.
         attempt: a name no other attempt has; letters, digits and _.
         tables: `faces`, `images` and `timing` of the whole shard, rows kept of an earlier generation included.
-        worker: what else the record tells (JSON types): who made it. The counts come from the tables.
+        worker: what else the record tells (JSON types): `MADE_BY`. The counts come from the tables.
         generation: 0, or one more than that of the record that is replaced.
         manifest_version: the highest version of the shard's rows in the manifest (see `manifest_version`).
         mark: of the command this attempt belongs to; see `check_mark`. None: nobody looks.
@@ -331,8 +334,8 @@ def reconcile(records: list[dict[str, Any]], manifest: pa.Table) -> dict[str, An
         manifest: at least its columns bytes, shard and version.
 
     Returns:
-        photos, faces, photos_with_faces, statuses (count of each), pixels_processed, `CASCADE_COUNTS`, seconds (by
-        stage, summed over workers), missing_shards.
+        photos, faces, photos_with_faces, statuses (count of each), engines (photos of each, by the record of their
+        shard), pixels_processed, `CASCADE_COUNTS`, seconds (by stage, summed over workers), missing_shards.
 
     Raises:
         RunError: a record contradicts itself.
@@ -340,6 +343,7 @@ def reconcile(records: list[dict[str, Any]], manifest: pa.Table) -> dict[str, An
     missing = {row["shard"] for row in pending_shards(records, manifest)}
     statuses: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
+    engines: Counter[str] = Counter()
     totals: Counter[str] = Counter()
     for record in records:
         shard = record["shard"]
@@ -351,13 +355,22 @@ def reconcile(records: list[dict[str, Any]], manifest: pa.Table) -> dict[str, An
             )
         statuses.update(record["statuses"])
         seconds.update(record["seconds"])
+        engines[_engine_words(record)] += record["photos"]
         totals.update({key: record[key] for key in _TOTALS})
     return {
         **{key: totals[key] for key in _TOTALS},
         "statuses": dict(sorted(statuses.items())),
+        "engines": dict(sorted(engines.items())),
         "seconds": {key: round(value, 3) for key, value in sorted(seconds.items())},
         "missing_shards": sorted(missing),
     }
+
+
+def _engine_words(record: dict[str, Any]) -> str:
+    """What looked at a shard's photos; which of several GPUs of a machine it was is nothing to add up."""
+    if "engine" not in record:
+        return "not recorded"
+    return f"{record['engine']} on {record['device'].partition(':')[0]}, {record['precision']}"
 
 
 def _patiently(storage: Storage, shard: int, write: Callable[[], _Result]) -> _Result:

@@ -112,6 +112,8 @@ def plan_report(job: PlanJob) -> str:
         SettingsError, WeightsError: as `retinafocus detect` would.
     """
     workers = resolve_workers(job.workers, job.detectors[0].device)
+    if workers.beside is not None:
+        raise SettingsError(f"workers is {job.workers}; name one kind, as GPU and CPU workers take unlike times")
     inventory = list_photos(job.inputs, InventoryConfig(storage=job.storage))
     manifest = manifest_table(inventory)
     sample = read_headers(manifest, SAMPLED_HEADERS, job.storage)

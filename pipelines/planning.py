@@ -12,7 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
+from pipelines.addresses import check_cluster_address
 from pipelines.detect_config import DetectSettings, read_detect_settings
 from pipelines.forecast import Forecast, forecast
 from pipelines.index import ListingProgress, check_output, refuse_foreign_folder
@@ -20,6 +22,7 @@ from pipelines.inventory import PLAN_COLUMNS, Inventory, InventoryConfig, absolu
 from pipelines.ledger import unrecorded_shards
 from pipelines.limits import Limits
 from pipelines.manifest import Listing, read_listing
+from pipelines.node_weights import weights_here
 from pipelines.retry import shards_to_do
 from pipelines.workers import CPU_THREADS, Workers, resolve_workers
 from retinafocus.detector import DetectorConfig
@@ -37,7 +40,7 @@ from retinafocus.runs import (
     read_run_file,
 )
 from retinafocus.storage import Storage, StorageConfig, open_storage
-from retinafocus.weights import WeightsInfo, find_weights, read_info
+from retinafocus.weights import WeightsInfo, read_info
 
 # Above this predicted wall time `--runner auto` chooses Ray: its ten seconds of start-up no longer matter, and it
 # replaces a worker that dies.
@@ -55,13 +58,16 @@ class DetectJob:
     """Folder of the run; made if missing, continued if it holds a run."""
 
     weights: str | None = None
-    """Name or path of the weights; None takes the ones that ship."""
+    """Name or path of the weights, or their URI in an object store; None takes the ones that ship."""
 
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     """What to look for."""
 
     workers: str | None = None
-    """`N`, `cpu=N` or `gpu=N`; None fills the machine."""
+    """`N`, `cpu=N`, `gpu=N` or `gpu=N,cpu=N`, `LEAST..MOST` for a number; None fills the machine."""
+
+    gpus_per_worker: float | None = None
+    """Of a GPU that each GPU worker holds, up to 1; None for a whole one."""
 
     runner: str = "auto"
     """`local` (this process), `ray`, or `auto`."""
@@ -114,6 +120,8 @@ class DetectJob:
             raise SettingsError("root, limit and allow-outside say how to list INPUT; name it, or leave them out")
         if self.address is not None and self.runner == "local":
             raise SettingsError("address names a Ray cluster, runner is local; leave one of them out")
+        if self.address is not None:
+            check_cluster_address(self.address)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +140,9 @@ class Plan:
     manifest: pa.Table
     """`pipelines.inventory.PLAN_COLUMNS` of every photo."""
     detector: DetectorConfig
+    """Of the workers; see `beside`."""
+    beside: DetectorConfig | None
+    """Of the CPU workers beside GPU workers; None where all are alike."""
     workers: Workers
     runner: str
     forecast: Forecast | None
@@ -153,10 +164,11 @@ def plan(job: DetectJob, *, with_forecast: bool = False, progress: ListingProgre
     Raises:
         SettingsError, WeightsError, RunError: what is wrong, before the first photo is looked at.
     """
-    weights_path = find_weights(job.weights)
+    weights_path = weights_here(job.weights, job.storage)
     info = read_info(weights_path)
-    workers = resolve_workers(job.workers, job.detector.device)
+    workers = _workers(job)
     detector = _detector(job, info, workers)
+    beside = None if workers.beside is None else _detector(job, info, workers.beside)
     storage = open_storage(job.output, job.storage)
     found = _found(job, storage)
     earlier = found if job.existing == "resume" and storage.exists(MANIFEST_FILE) else None
@@ -167,7 +179,7 @@ def plan(job: DetectJob, *, with_forecast: bool = False, progress: ListingProgre
         inventory = _list(job, storage, progress)
         listing, manifest = inventory, plan_table(inventory)
     else:
-        settings = run_settings(job, detector, info, listing)
+        settings = run_settings(job, detector, info, listing, beside)
         _check_same_settings(earlier["settings"] if earlier else settings | _listed(listing), settings)
         inventory, manifest = None, read_manifest(storage, columns=PLAN_COLUMNS)
     planned = Plan(
@@ -179,6 +191,7 @@ def plan(job: DetectJob, *, with_forecast: bool = False, progress: ListingProgre
         inventory=inventory,
         manifest=manifest,
         detector=detector,
+        beside=beside,
         workers=workers,
         runner=job.runner,
         forecast=None,
@@ -207,12 +220,19 @@ def what_to_do(planned: Plan) -> tuple[list[dict[str, Any]], list[dict[str, Any]
 def _with_runner(planned: Plan, *, with_forecast: bool) -> Plan:
     """The plan with its runner chosen, and with a forecast where somebody asked or the choice hangs on it."""
     job, expected = planned.job, None
-    runner = "ray" if job.runner == "auto" and job.address else job.runner
-    if (with_forecast or runner == "auto") and not job.careful:  # a forecast looks at photos in this process
+    runner = "ray" if job.runner == "auto" and (job.address or planned.workers.need_ray) else job.runner
+    if (with_forecast or runner == "auto") and _can_forecast(planned):
         expected = _expected(planned)
     if runner == "auto":
         runner = "ray" if expected is not None and expected.seconds > LOCAL_SECONDS else "local"
     return replace(planned, runner=runner, forecast=expected)
+
+
+def _can_forecast(planned: Plan) -> bool:
+    """Whether this process can look at photos as the workers will: not at photos that may kill it, not for two kinds of
+    workers, and not on GPUs that only the cluster has."""
+    missing = planned.workers.device == "cuda" and not torch.cuda.is_available()
+    return not (planned.job.careful or planned.beside is not None or missing)
 
 
 def _expected(planned: Plan) -> Forecast:
@@ -243,6 +263,19 @@ def _refuse_maimed_run(storage: Storage, missing: str) -> None:
             f"{storage.location}: has finished shards but no {missing}; restore that file from a copy, or begin anew "
             "with --existing overwrite"
         )
+
+
+def _workers(job: DetectJob) -> Workers:
+    """The workers that were asked for, which the runner must be able to run."""
+    workers = resolve_workers(
+        job.workers, job.detector.device, gpus_each=job.gpus_per_worker, on_cluster=job.address is not None
+    )
+    if workers.need_ray and job.runner == "local":
+        raise SettingsError(
+            f"workers is {job.workers}, runner is local; GPU and CPU workers together, and workers that come later, "
+            "need --runner ray"
+        )
+    return workers
 
 
 def _detector(job: DetectJob, weights: WeightsInfo, workers: Workers) -> DetectorConfig:
@@ -278,8 +311,22 @@ def detector_config(options: argparse.Namespace) -> DetectorConfig:
     return replace(settings.to_detector(), **given, cascade=cascade)
 
 
-def run_settings(job: DetectJob, detector: DetectorConfig, weights: WeightsInfo, listing: Listing) -> dict[str, Any]:
-    """What the tables are a function of, besides the photos: two runs may only be mixed where all of it is equal."""
+def run_settings(
+    job: DetectJob,
+    detector: DetectorConfig,
+    weights: WeightsInfo,
+    listing: Listing,
+    beside: DetectorConfig | None = None,
+) -> dict[str, Any]:
+    """What the tables are a function of, besides the photos: two runs may only be mixed where all of it is equal.
+
+    Args:
+        job: what was asked for.
+        detector: with nothing left open.
+        weights: of the run.
+        listing: of its photos.
+        beside: the detector of the CPU workers beside GPU workers; only a run that was asked for with both has both.
+    """
     listed = _listed(listing)
     if job.inputs:
         root = None if job.root is None else absolute_inputs([job.root])[0]
@@ -292,6 +339,7 @@ def run_settings(job: DetectJob, detector: DetectorConfig, weights: WeightsInfo,
         "weights_sha256": weights.sha256,
         "preset": weights.preset.to_dict(),
         **({"ranges_sha256": weights.ranges_sha256} if detector.precision == INT8 else {}),
+        **({"beside": {"device": beside.device, "engine": beside.engine}} if beside is not None else {}),
         "schema_version": SCHEMA_VERSION,
     }
 

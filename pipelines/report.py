@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from pipelines.events import EventLog
 from pipelines.index import size_words, skipped_words
 from pipelines.planning import Plan
 from pipelines.supervisor import Supervisor
@@ -39,14 +40,20 @@ class Progress:
         stream: where to; None for stderr.
         supervisor: also told how far it is.
         counted: what is looked at, if not photos.
+        events: a file of what happens, for programs.
     """
 
     def __init__(
-        self, stream: TextIO | None = None, supervisor: Supervisor | None = None, counted: str = "photos"
+        self,
+        stream: TextIO | None = None,
+        supervisor: Supervisor | None = None,
+        counted: str = "photos",
+        events: str | None = None,
     ) -> None:
         self._supervisor = supervisor or Supervisor()
         self._counted = counted
         self.console = Console(file=stream or sys.stderr, highlight=False)
+        self.events = EventLog(events, self.note)
         self._lock = threading.Lock()
         self._bar: Bar | None = None
         self._by_photo = False
@@ -88,6 +95,7 @@ class Progress:
 
     def shard(self, row: dict[str, Any]) -> None:
         """A shard is committed, or could not be."""
+        self.events.shard(row)
         if row["error"] is None:
             self._supervisor.finished_shard()
         with self._lock:
@@ -164,8 +172,9 @@ def describe_plan(plan: Plan) -> str:
             f"listed at {plan.listing.listed} (`retinafocus index --update` finds what came later)"
         )
     detector = plan.detector
+    engines = detector.engine if plan.beside is None else f"{detector.engine} and {plan.beside.engine}"
     lines.append(
-        f"runs     {plan.runner}, {workers.count} {workers.device} workers, {detector.engine}, {detector.precision}; "
+        f"runs     {plan.runner}, {workers.words}, {engines}, {detector.precision}; "
         f"{detector.whole_looks or f'faces from {detector.min_face:g} px'}, scores from {detector.score_threshold:g}"
     )
     # The words depend on the smallest face alone; a large photo has every level there can be.

@@ -12,8 +12,9 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -23,6 +24,8 @@ from pipelines.careful import DEADLY, CarefulLook, LookConfig, Stopped
 from pipelines.ledger import commit_shard, find_record, kept_rows, manifest_version, read_record
 from pipelines.limits import Limits
 from pipelines.looking import Looked, Looker, Row
+from pipelines.node_weights import NodeWeights
+from pipelines.preflight import NodeCheck
 from pipelines.shard_tables import together
 from pipelines.watchdog import Watchdog
 from retinafocus.cascade import MAX_DECODERS
@@ -42,11 +45,31 @@ SHARD_SCHEMA = pa.schema(
         pa.field("failed", pa.int64(), nullable=False),
         pa.field("looked_at", pa.int64(), nullable=False),
         pa.field("error", pa.string()),
+        pa.field("worker", pa.string(), nullable=False),
+        pa.field("worker_since", pa.string(), nullable=False),
+        # Workers that died at it before this one.
+        pa.field("lost", pa.list_(pa.string()), nullable=False),
+        # Where the command asks for them.
+        pa.field(
+            "failures",
+            pa.list_(pa.struct([("uri", pa.string()), ("status", pa.string()), ("reason", pa.string())])),
+            nullable=False,
+        ),
     ]
 )
 
 # What a file is taken for that was listed without its size: a photo of 24 Mpx.
 UNKNOWN_BYTES = 8 << 20
+
+
+class Told(Protocol):
+    """Who counts what a worker does, for others to watch."""
+
+    def photo(self, looked: Looked) -> None:
+        """A photo is done."""
+
+    def shard(self) -> None:
+        """A shard is committed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +111,22 @@ class StageConfig:
     """Of the command, in `run.json`: where another one stands there by the time a shard is done, nothing is committed.
     None: nobody looks."""
 
+    check: NodeCheck | None = None
+    """What the worker's machine must see, or no shard is done there. None: the command is on the same machine."""
+
+    node_weights: NodeWeights | None = None
+    """Brings the weights to machines that need not see their file. None: the worker reads that file."""
+
+    tell: Callable[[], Told] | None = None
+    """Makes in each worker what counts its work, for others to watch. None: nobody does."""
+
+    always_answers: bool = False
+    """A worker that cannot get ready raises nothing, and says why in its answer to each shard: Ray Data would wait for
+    ever for an actor that died and fails as it is started again."""
+
+    name_failures: bool = False
+    """Tell the command which photos failed, and not only how many."""
+
 
 class DetectShard:
     """One worker's stage: rows that name shards in, one row of counts per committed shard out.
@@ -105,6 +144,27 @@ class DetectShard:
         on_photo: Callable[[int | None], None] | None = None,
         stop: threading.Event | None = None,
     ) -> None:
+        self.config = config
+        self.worker = f"{socket.gethostname()}:{os.getpid()}:{threading.get_native_id()}"
+        self._on_photo = on_photo or (lambda faces: None)
+        self._since = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        self._lost: list[str] = []
+        self._failures: list[dict[str, str | None]] = []
+        self._stop = stop or threading.Event()
+        self._watchdog = Watchdog(config.limits.photo_seconds)
+        self._unable: Exception | None = None
+        try:
+            self._get_ready(config)
+        except Exception as error:
+            if not config.always_answers:
+                raise
+            self._unable = error
+
+    def _get_ready(self, config: StageConfig) -> None:
+        if config.check is not None:
+            config.check.require(socket.gethostname())
+        if config.node_weights is not None:
+            config = replace(config, weights=str(config.node_weights.path()))
         info = read_info(config.weights)
         if config.ranges_sha256 not in (None, info.ranges_sha256):
             raise WeightsError(
@@ -117,28 +177,33 @@ class DetectShard:
                 f"{config.weights}: hash {found[:12]} here, {config.weights_sha256[:12]} where the run was started; "
                 "copy that file to every machine"
             )
-        self.config = config
+        self.config = config  # with the weights that are here
         self.detector = Detector.from_pretrained(config.weights, config.detector)
         self.run = open_storage(config.output, config.storage)
-        self.worker = f"{socket.gethostname()}:{os.getpid()}:{threading.get_native_id()}"
-        self._on_photo = on_photo or (lambda faces: None)
-        self._stop = stop or threading.Event()
-        self._watchdog = Watchdog(config.limits.photo_seconds)
+        engine = self.detector.engine
+        self._made_by = {"engine": engine.name, "device": engine.device, "precision": engine.precision}
+        self._told = None if config.tell is None else config.tell()
+        self._since = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         self._looker = Looker(self.detector, config.storage, self._allow_for)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([self._counts(row) for row in batch.to_pylist()], schema=SHARD_SCHEMA)
 
     def _counts(self, row: dict[str, Any]) -> dict[str, Any]:
+        self._lost, self._failures = [], []
         counts = {"shard": row["shard"], "photos": 0, "faces": 0, "failed": 0, "looked_at": 0, "error": None}
+        counts |= {"worker": self.worker, "worker_since": self._since}
         try:
+            if self._unable is not None:
+                raise self._unable
             record = self.detect_shard(row)
         except Stopped:
             raise
         except Exception as error:  # not one photo's fault (those are rows): say so to the driver, which decides
-            return {**counts, "error": f"{type(error).__name__}: {error}"}
+            return {**counts, "error": f"{type(error).__name__}: {error}", "lost": self._lost, "failures": []}
         failed = count_failures(record["statuses"])
-        return {**counts, **{name: record[name] for name in ("photos", "faces", "looked_at")}, "failed": failed}
+        counts |= {name: record[name] for name in ("photos", "faces", "looked_at")}
+        return {**counts, "failed": failed, "lost": self._lost, "failures": self._failures}
 
     def detect_shard(self, row: dict[str, Any]) -> dict[str, Any]:
         """Look at the photos of a shard that have no row yet, or none that counts, and commit its tables.
@@ -155,14 +220,20 @@ class DetectShard:
         attempt = uuid.uuid4().hex[:12]
         photos = read_manifest(self.run, shard=shard).to_pylist()
         wanted, kept = kept_rows(self.run, shard, photos, row["retry"], generation=generation)
-        with marked(self.run, shard, attempt) as careful:
-            careful = careful or self.config.careful or self._looks_again_at_deadly(row)
+        with marked(self.run, shard, attempt, self.worker) as self._lost:
+            careful = self._lost or self.config.careful or self._looks_again_at_deadly(row)
             looked = list(self._carefully(wanted) if careful else self._swiftly(wanted, shard))
-            tables, worker = together(self._tables(looked, shard, attempt), kept), {"worker": self.worker}
-            return commit_shard(
+            tables, worker = (
+                together(self._tables(looked, shard, attempt), kept),
+                {"worker": self.worker, **self._made_by},
+            )
+            record = commit_shard(
                 self.run, shard, attempt, tables, worker,
                 generation=generation, manifest_version=manifest_version(photos), mark=self.config.mark,
             )  # fmt: skip
+        if self._told is not None and record["attempt"] == attempt:
+            self._told.shard()
+        return record
 
     def _looks_again_at_deadly(self, row: dict[str, Any]) -> bool:
         again = DEADLY.intersection(row["retry"].split(","))
@@ -232,6 +303,11 @@ class DetectShard:
     def _done(self, looked: Looked) -> Looked:
         self._watchdog.report()
         self._on_photo(None if looked.faces is None else len(looked.faces))
+        if self._told is not None:
+            self._told.photo(looked)
+        if self.config.name_failures and looked.faces is None:
+            failure = {"uri": looked.row["uri"], "status": looked.status, "reason": looked.error}
+            self._failures.append(failure)
         return looked
 
     def _allow_for(self, pixels: int) -> None:

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Generator
 from importlib import metadata
 from pathlib import Path
 
+from pipelines.addresses import check_cluster_address
 from pipelines.settings import settings_toml
 from pipelines.train_config import TrainConfig, first_difference, read_train_config
-from pipelines.train_log import METRICS, UNREADABLE, read_metrics
+from pipelines.train_log import METRICS, UNREADABLE, Row, read_metrics
 from pipelines.train_worker import (
     BEST_FILE,
     LAST_FILE,
+    STOP_FILE,
     LocalSession,
     build_samples,
+    epochs,
     evaluation_photos,
     pictures_folder,
     work,
@@ -52,10 +56,9 @@ def train(config: TrainConfig, *, resume: bool = False, runner: str = "auto", ad
         WeightsError, LabelError: weights to start from or labels do not fit.
         RunError: the output folder holds a training and `resume` is not set, or the training failed.
     """
-    if config.device == "auto":
-        config = dataclasses.replace(config, device="cuda" if resolve_device("auto") == "cuda" else "cpu")
+    config = with_device(config)
     runner = _resolve_runner(config, runner, address)
-    _check(config, runner)
+    check_training(config, runner)
     _open_folder(config, resume, runner)
     if runner == "local":
         work(config, LocalSession(config))
@@ -64,6 +67,30 @@ def train(config: TrainConfig, *, resume: bool = False, runner: str = "auto", ad
 
         train_on_ray(config, address)
     return _summary(config)
+
+
+def train_by_epochs(config: TrainConfig, *, resume: bool = False) -> Generator[Row]:
+    """Train in this process, or go on training, one epoch at a time; see `train_worker.epochs`.
+
+    Args:
+        config: the settings; one worker.
+        resume: as for `train`.
+
+    Raises:
+        As `train`.
+    """
+    config = with_device(config)
+    runner = _resolve_runner(config, "local", None)
+    check_training(config, runner)
+    _open_folder(config, resume, runner)
+    yield from epochs(config, LocalSession(config))
+
+
+def with_device(config: TrainConfig) -> TrainConfig:
+    """The settings with what "auto" stands for as the device."""
+    if config.device != "auto":
+        return config
+    return dataclasses.replace(config, device="cuda" if resolve_device("auto") == "cuda" else "cpu")
 
 
 def show_samples(config: TrainConfig, count: int, output: str) -> None:
@@ -81,6 +108,8 @@ def show_samples(config: TrainConfig, count: int, output: str) -> None:
 
 
 def _resolve_runner(config: TrainConfig, runner: str, address: str | None) -> str:
+    if address is not None:
+        check_cluster_address(address)
     if runner == "auto":
         runner = "ray" if config.workers > 1 or address else "local"
     if runner == "local" and (config.workers > 1 or address):
@@ -88,8 +117,16 @@ def _resolve_runner(config: TrainConfig, runner: str, address: str | None) -> st
     return runner
 
 
-def _check(config: TrainConfig, runner: str) -> None:
-    """Find what would stop the workers before any of them starts."""
+def check_training(config: TrainConfig, runner: str) -> None:
+    """Find what would stop the workers before any of them starts.
+
+    Args:
+        config: with the device resolved.
+        runner: local or ray.
+
+    Raises:
+        SettingsError, WeightsError, LabelError: as `train`.
+    """
     if runner == "local" and config.device == "cuda" and resolve_device("auto") != "cuda":
         raise SettingsError("device is cuda, but no CUDA device can be used here; choose cpu")
     if not config.output:
@@ -115,6 +152,7 @@ def _open_folder(config: TrainConfig, resume: bool, runner: str) -> None:
     """Make the output folder, or see that the training in it is this one."""
     folder = Path(config.output)
     record = folder / RUN_FILE
+    (folder / STOP_FILE).unlink(missing_ok=True)  # of a process that was killed before it took it away
     if record.is_file():
         if not resume:
             raise RunError(f"{folder}: holds a training; add --resume to go on with it, or choose another output")

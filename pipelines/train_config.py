@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,18 +211,42 @@ def read_train_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     return read_settings(TrainConfig, path, overrides, NAMED)
 
 
+def with_absolute_paths(config: TrainConfig, home: Path) -> TrainConfig:
+    """The same settings for a process whose current folder is another one, as is that of every process of Ray's.
+
+    Args:
+        config: its paths are relative to `home`, or absolute.
+        home: an absolute path.
+    """
+
+    def folder(path: str) -> str:
+        return str(home / path) if path else ""
+
+    def file(name: str) -> str:  # or a name of ours, such as that of weights that ship
+        return str(home / name) if name and (home / name).is_file() else name
+
+    return dataclasses.replace(
+        config,
+        output=folder(config.output),
+        data=dataclasses.replace(config.data, folders=tuple(map(folder, config.data.folders))),
+        evaluation=dataclasses.replace(config.evaluation, folder=folder(config.evaluation.folder)),
+        model=dataclasses.replace(config.model, init=file(config.model.init), backbone=file(config.model.backbone)),
+    )
+
+
 def first_difference(before: Any, after: Any) -> str:
     """The first setting that a training may not change when it goes on, in words; "" if it may go on."""
-    old, new = _flat(before, ""), _flat(after, "")
+    old, new = flat_settings(before), flat_settings(after)
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key) and key not in (*MAY_CHANGE, "output"):
             return f"{key} was {old.get(key)!r} and is now {new.get(key)!r}"
     return ""
 
 
-def _flat(config: Any, key: str) -> dict[str, Any]:
+def flat_settings(config: Any, key: str = "") -> dict[str, Any]:
+    """All values by their dotted names, which begin with `key`."""
     values: dict[str, Any] = {}
     for name in config.__dataclass_fields__:
         value, inner = getattr(config, name), f"{key}.{name}" if key else name
-        values |= _flat(value, inner) if hasattr(value, "__dataclass_fields__") else {inner: value}
+        values |= flat_settings(value, inner) if hasattr(value, "__dataclass_fields__") else {inner: value}
     return values

@@ -10,6 +10,7 @@ from typing import Any
 
 from retinafocus.draw import save_picture
 from retinafocus.evaluation.wider_protocol import SETTINGS
+from retinafocus.storage import open_storage
 from retinafocus.training.curves import draw_curves
 
 METRICS, CURVES, TENSORBOARD, UNREADABLE = "metrics.jsonl", "curves.png", "tensorboard", "unreadable.jsonl"
@@ -39,7 +40,8 @@ class TrainLog:
         self.folder = folder
         self.steps = steps
         self.rows = [row for row in read_metrics(folder) if row["step"] <= steps_done]
-        (folder / METRICS).write_text("".join(_line(row) for row in self.rows), encoding="utf-8")
+        # Whole at any moment: a worker killed here must not lose the rows, nor may who follows them find none.
+        open_storage(folder).put(METRICS, "".join(_line(row) for row in self.rows).encode())
         self._tensorboard = _tensorboard_writer(folder / TENSORBOARD, steps_done + 1)
 
     def best(self) -> float:

@@ -24,15 +24,13 @@ import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
+from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from pipelines.train_config import TrainConfig
+from pipelines.train_config import TrainConfig, with_absolute_paths
 from pipelines.train_log import describe_row, read_metrics
-from pipelines.train_worker import CHECKPOINT_FILE, work
+from pipelines.train_worker import CHECKPOINT_FILE, RAY_FOLDER, STOP_FILE, work
 from retinafocus.errors import RunError, SettingsError
-
-RUN_NAME = "ray"
-"""Of the run, and so of the folder of its checkpoints in the output folder: the same name finds them again."""
 
 CHECKPOINTS_KEPT = 2
 
@@ -48,6 +46,7 @@ def train_on_ray(config: TrainConfig, address: str | None) -> None:
         SettingsError: the cluster is too small or cannot be reached.
         RunError: the workers failed more often than `max_failures`.
     """
+    config = with_absolute_paths(config, Path.cwd())
     cpus = 1 + config.loaders
     gpus = 1.0 if config.device == "cuda" else 0.0
     resources = {"CPU": float(cpus), "GPU": gpus}
@@ -59,7 +58,7 @@ def train_on_ray(config: TrainConfig, address: str | None) -> None:
             train_loop_config={"config": config},
             scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=gpus > 0, resources_per_worker=resources),
             run_config=RunConfig(
-                name=RUN_NAME,
+                name=RAY_FOLDER,
                 storage_path=str(Path(config.output).resolve()),
                 failure_config=FailureConfig(max_failures=config.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
@@ -100,13 +99,14 @@ def _check_room(workers: int, needs: dict[str, float]) -> None:
 
 
 def _worker(loop: dict[str, Any]) -> None:
-    work(loop["config"], RaySession())
+    work(loop["config"], RaySession(Path(loop["config"].output)))
 
 
 class RaySession:
     """One of the processes that Ray Train started; see `train_worker.Session`."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         context = ray.train.get_context()
         self.rank, self.workers = context.get_world_rank(), context.get_world_size()
         self.device: torch.device = get_device()
@@ -129,6 +129,12 @@ class RaySession:
             if self.rank == 0:
                 save(Path(folder) / CHECKPOINT_FILE)
             ray.train.report(done, checkpoint=Checkpoint.from_directory(folder) if self.rank == 0 else None)
+
+    def goes_on(self) -> bool:
+        stopped = torch.tensor([(self.folder / STOP_FILE).exists()], dtype=torch.uint8, device=self.device)
+        if self.workers > 1:  # the first one's word counts, for the others may look a moment later
+            distributed.broadcast(stopped, 0)
+        return not stopped.item()
 
 
 class _Follower(threading.Thread):

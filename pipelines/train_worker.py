@@ -10,7 +10,8 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from pipelines.settings import settings_toml
 from pipelines.train_config import TrainConfig
-from pipelines.train_log import UNREADABLE, TrainLog, count_unreadable, describe_row
+from pipelines.train_log import UNREADABLE, Row, TrainLog, count_unreadable, describe_row
 from pipelines.workers import usable_cores
 from retinafocus.datasets.labelled import LabelledPhoto, read_parquet_folder
 from retinafocus.errors import PhotoError, SettingsError
@@ -37,6 +38,13 @@ from retinafocus.weights import save_model
 
 CHECKPOINT_FILE, WORKERS_FILE = "checkpoint.pt", "workers.json"
 BEST_FILE, LAST_FILE = "best.safetensors", "last.safetensors"
+
+STOP_FILE = ".stop"
+"""Of the output folder: where it appears, a training of several processes ends after the epoch it is in. One that
+is left over from before is deleted at the start."""
+
+RAY_FOLDER = "ray"
+"""Of Ray Train's checkpoints, in the output folder; it is the name of the run too, by which Ray finds them again."""
 
 
 class Session(Protocol):
@@ -57,9 +65,23 @@ class Session(Protocol):
     def commit(self, done: dict[str, float], save: Callable[[Path], None]) -> None:
         """Make a checkpoint of what `save` writes; all processes call it equally often."""
 
+    def goes_on(self) -> bool:
+        """Whether the training is still wanted; asked after each epoch, and the same in all processes."""
+
 
 def work(config: TrainConfig, session: Session) -> None:
     """What each process of a training does, from the last checkpoint to the end."""
+    for _ in epochs(config, session):
+        pass
+
+
+def epochs(config: TrainConfig, session: Session) -> Generator[Row]:
+    """Train epoch by epoch, from the last checkpoint on.
+
+    Yields:
+        The metrics of each epoch, once its checkpoint is made. Nothing is computed before the next ones are asked for:
+        a training whose iterator is closed has stopped.
+    """
     folder = Path(config.output)
     # Said outright: left alone, it would depend on what this process did before and on how it was started.
     torch.set_num_threads(config.threads or max(1, usable_cores() // config.workers))
@@ -68,20 +90,25 @@ def work(config: TrainConfig, session: Session) -> None:
     session.restore(training.load)
     log = TrainLog(folder, training.steps_done, config.loop.steps) if session.rank == 0 else None
     judge = Judge(config, session)
-    batches = Timed(_batches(config, session, training.steps_done))
-    while training.steps_done < config.loop.steps:
-        row = _train_epoch(training, batches, config, session)
-        if judge.is_due(training.steps_done):
-            row |= judge.metrics(training)
+    with ExitStack() as stack:
+        batches = Timed(stack.enter_context(closing(_batches(config, session, training.steps_done))))
         if log is not None:
-            _keep_best(training, config, log, row)
-            row["unreadable"] = count_unreadable(folder)
-            log.add(row)
-            print(describe_row(log.rows[-1], config.loop.steps), flush=True)
-        session.commit(row, training.save)
-    if log is not None:
-        _export(training, config, folder / LAST_FILE, {})
-        log.close()
+            stack.callback(log.close)
+        while training.steps_done < config.loop.steps:
+            row = _train_epoch(training, batches, config, session)
+            if judge.is_due(training.steps_done):
+                row |= judge.metrics(training)
+            if log is not None:
+                _keep_best(training, config, log, row)
+                row["unreadable"] = count_unreadable(folder)
+                log.add(row)
+                print(describe_row(log.rows[-1], config.loop.steps), flush=True)
+            session.commit(row, training.save)
+            yield row if log is None else log.rows[-1]
+            if not session.goes_on():
+                return
+        if log is not None:
+            _export(training, config, folder / LAST_FILE, {})
 
 
 def _build_training(config: TrainConfig, session: Session) -> Training:
@@ -111,7 +138,7 @@ class RankBatches:
             yield list(range(start, start + self.share))
 
 
-def _batches(config: TrainConfig, session: Session, first_step: int) -> Iterator[Batch]:
+def _batches(config: TrainConfig, session: Session, first_step: int) -> Generator[Batch]:
     """This worker's batches from a step on, on its device."""
     loader: DataLoader[Sample] = DataLoader(
         build_samples(config, _Unreadable(Path(config.output) / UNREADABLE)),
@@ -256,6 +283,10 @@ class LocalSession:
 
     def commit(self, done: dict[str, float], save: Callable[[Path], None]) -> None:
         save(self.checkpoint)
+
+    def goes_on(self) -> bool:
+        """Yes: who no longer wants it asks for no further epoch."""
+        return True
 
 
 class _Unreadable:

@@ -161,5 +161,7 @@ def check_finite(values: NDArray[np.float32]) -> None:
 
 def _logit(probability: float) -> float:
     """The difference of logits just below which the face probability is under `probability`."""
-    # The slack lets float32's rounding of a sigmoid decide at the floor itself, not that of a logarithm.
-    return -math.inf if probability == 0 else math.log(probability / (1 - probability)) - 1e-4
+    # The slack lets float32's rounding of a sigmoid decide at the floor itself, not that of a logarithm. Near 1 it is
+    # float32's steps that count: all differences from 16.7 on have a sigmoid of 1.
+    lower = probability - 2.0**-22
+    return -math.inf if lower <= 0 else math.log(lower / (1 - lower)) - 1e-4

@@ -28,7 +28,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="also run the tests that take minutes")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if "ray" in item.keywords:  # one process of the run has the one cluster
+        item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: "ray" not in item.keywords)  # they take longest, so they begin
     if config.getoption("--run-slow"):
         return
     for item in items:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,11 @@ from retinafocus.training.anchor_estimation import EstimateConfig, Floats, estim
 
 CURVE = tuple((2.0 ** (half / 2), 2.0 ** ((half + 1) / 2)) for half in range(2, 20))
 """Half octaves of the plot, 2 to 1024 px."""
+
+FEWEST = 20
+"""Faces an octave must have to count: the share of fewer says nothing."""
+
+Measure = Literal["over_035", "mean_overlap"]
 
 ESTIMATED = "estimated"
 """Name of the set that is recommended."""
@@ -63,12 +68,32 @@ class AnchorSet:
 
     @property
     def per_mpx(self) -> float:
-        """Anchors on a million pixels of network input: what the heads and the matching cost."""
-        return 1e6 * sum(self.anchors.per_cell / stride**2 for stride in self.anchors.strides)
+        """See `anchors_per_mpx`."""
+        return anchors_per_mpx(self.anchors)
+
+    def balanced(self, measure: Measure) -> float:
+        """See `balanced`; of all places of the faces."""
+        return balanced([row for row in self.rows if row.form == "mean" and (row.low, row.high) in BUCKETS], measure)
 
     def all_sizes(self, form: Form) -> Coverage:
         """Of all faces."""
         return next(row for row in self.rows if row.form == form and (row.low, row.high) == ALL_SIZES)
+
+
+def balanced(rows: Sequence[Coverage], measure: Measure) -> float:
+    """The mean over octaves of sizes, each the same, so that tiny faces do not decide because they are many; octaves
+    with fewer than `FEWEST` faces do not count.
+
+    Args:
+        rows: one for each octave; one at least has `FEWEST` faces.
+        measure: a share or mean of `Coverage`.
+    """
+    return float(np.mean([getattr(row, measure) for row in rows if row.faces >= FEWEST]))
+
+
+def anchors_per_mpx(anchors: AnchorConfig) -> float:
+    """Anchors on a million pixels of network input: what the heads and the matching cost."""
+    return 1e6 * sum(anchors.per_cell / stride**2 for stride in anchors.strides)
 
 
 def rounded(anchors: AnchorConfig) -> AnchorConfig:
@@ -81,21 +106,29 @@ def compared_sets(
     faces: Floats, estimated: AnchorConfig, config: TrainConfig, estimate: EstimateConfig
 ) -> list[AnchorSet]:
     """The published sets, the preset's, the estimated one, and the same without its ratio and without the remedies."""
-    preset = config.model.to_preset()
-    chosen = dict(PUBLISHED_ANCHORS)
-    same = [name for name, anchors in chosen.items() if anchors == preset.anchors]
-    chosen = {f"{name} = {preset.name}" if name in same else name: anchors for name, anchors in chosen.items()}
-    if not same:
-        chosen[preset.name] = preset.anchors
+    chosen = known_anchors(config)
     if len(np.unique(face_sizes(faces))) >= estimate.per_level * len(estimate.strides):
         plain = dataclasses.replace(estimate, smallest=0.0, octave_balance=0.0, every_octave_to=0.0)
         chosen["plain k-means"] = rounded(estimate_anchors(faces, plain))
     chosen["estimated, square"] = dataclasses.replace(estimated, ratio=1.0)
     chosen[ESTIMATED] = estimated
     told = {name: anchors for name, anchors in chosen.items() if name == ESTIMATED or anchors != estimated}
+    return measured_sets(faces, told)
+
+
+def known_anchors(config: TrainConfig) -> dict[str, AnchorConfig]:
+    """The published anchors and those of a training's preset, by name; one name where they are the same."""
+    preset = config.model.to_preset()
+    same = [name for name, anchors in PUBLISHED_ANCHORS.items() if anchors == preset.anchors]
+    known = {f"{name} = {preset.name}" if name in same else name: each for name, each in PUBLISHED_ANCHORS.items()}
+    return known if same else {**known, preset.name: preset.anchors}
+
+
+def measured_sets(faces: Floats, chosen: Mapping[str, AnchorConfig]) -> list[AnchorSet]:
+    """How well anchors cover faces: (N, 2) widths and heights, network-input pixels."""
     buckets = (ALL_SIZES, *BUCKETS, *CURVE)
     sets = []
-    for name, anchors in told.items():
+    for name, anchors in chosen.items():
         rows = np.array(coverage(faces, anchors, buckets), dtype=object).reshape(len(FORMS), len(buckets))
         split = 1 + len(BUCKETS)
         sets.append(AnchorSet(name, anchors, [*rows[:, :split].flat], [*rows[:, split:].flat]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from retinafocus.anchors import AnchorConfig
 from retinafocus.models.presets import LEVEL_STRIDES
 from retinafocus.training.anchor_coverage import BUCKETS
 from retinafocus.training.anchor_estimation import AnchorFit, anchor_fits
@@ -106,13 +107,59 @@ def describe_anchors(sets: Sequence[AnchorSet]) -> list[str]:
     return lines
 
 
-def _sizes(each: AnchorSet) -> str:
+def _sizes(each: AnchorSet, most: int = 9) -> str:
     """As short as they can be told: all of a few, else the first and the last."""
     sizes = [size for level in each.anchors.sizes for size in level]
-    if len(sizes) <= 9:
-        return " ".join(f"{size:g}" for size in sizes)
+    if len(sizes) <= most:
+        return " ".join(f"{size:.4g}" for size in sizes)
     return f"{sizes[0]:.3g} ... {sizes[-1]:.3g} ({len(sizes)})"
 
 
 def _percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{100 * share:.1f} %"
+
+
+def front_text(sets: Sequence[AnchorSet]) -> str:
+    """Every set with what a search looks for: means over octaves of sizes, then all faces."""
+    lines = [
+        f"| set | sizes | h/w | per Mpx | octaves > {POSITIVE:g} | octaves mean IoU | all > {POSITIVE:g} |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for each in sets:
+        cells = [each.name, _sizes(each, 12), f"{each.anchors.ratio:g}", f"{each.per_mpx:,.0f}"]
+        cells += [_percent(each.balanced("over_035")), f"{each.balanced('mean_overlap'):.3f}"]
+        lines.append(f"| {' | '.join([*cells, _percent(each.all_sizes('mean').over_035)])} |")
+    return "\n".join(lines)
+
+
+def training_space(sets: Sequence[AnchorSet], face_range: tuple[float, float], *, init: bool) -> str:
+    """A search space of whole sets of anchors for `retinafocus tune training`.
+
+    Args:
+        sets: the choices.
+        face_range: see `AnchorSettings`. One for all: else each would have the photos that judge it enlarged by another
+            factor, at another cost.
+        init: whether the trainings go on from weights, whose heads are of no use to other anchors.
+    """
+    lines = [
+        "# Sets of anchors beside the preset's, for `retinafocus tune training --space`, which compares them by short",
+        "# trainings. A line is a choice; sizes are for the strides 8, 16 and 32.",
+        "",
+        '"model.anchors" = [',
+        *(f"  {{ {_as_toml(each.anchors, face_range)} }},  # {_told(each)}" for each in sets),
+        "]",
+    ]
+    if init:
+        lines += ["# For all of them, so that the anchors of the weights have no start on the others."]
+        lines += ['"model.heads" = "new"']
+    return "\n".join(lines) + "\n"
+
+
+def _told(each: AnchorSet) -> str:
+    return f"{each.name}: {_percent(each.balanced('over_035'))} of octaves, {each.per_mpx:,.0f} anchors on 1 Mpx"
+
+
+def _as_toml(anchors: AnchorConfig, face_range: tuple[float, float]) -> str:
+    sizes = ", ".join(f"[{', '.join(f'{float(size)}' for size in level)}]" for level in anchors.sizes)
+    low, high = map(float, face_range)
+    return f"sizes = [{sizes}], ratio = {float(anchors.ratio)}, face_range = [{low}, {high}]"

@@ -2,13 +2,15 @@
 
 1. Every photo is looked at once, every level whole, and what the network says is kept (`tune.level_cache`).
 2. Settings are tried on what was kept (`tune.focus_trials`, `tune.sweep`).
-3. One of those that no other beats in both is chosen, and what it finds and costs is checked with the cascade itself.
+3. One of those that no other beats in both is chosen, and what it finds and costs is checked with the cascade itself;
+   where there are photos for that, also on those that had no part in the choice (`tune.focus_report`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -32,6 +34,7 @@ from retinafocus.errors import RunError, SettingsError
 from retinafocus.postprocessing import PostConfig
 from retinafocus.storage import open_storage
 from retinafocus.weights import find_weights, read_info
+from tune.focus_report import compared, compared_words
 from tune.focus_trials import SPACE, FocusTrials, LookCosts, check_space, defaults_of, detect_settings, measure_costs
 from tune.focus_trials import routes_of as routes_of_space
 from tune.level_cache import SCORE_FLOOR, write_cache
@@ -47,6 +50,8 @@ CHECKED = 5
 EXHAUSTIVE: Settings = {"cascade.mode": "exhaustive"}
 
 BOOTSTRAP = 1000
+
+REPORT_FILE = "report.parquet"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +74,9 @@ class FocusJob:
 
     look_at_chips: bool = True
     """False: chips are answered from whole levels, which takes less time and is less exact."""
+
+    report_folders: Sequence[str] = ()
+    """Further labelled photos, on which the chosen settings and the default ones are compared."""
 
     cost: str = "mpx"
     """One of `COSTS`."""
@@ -93,6 +101,8 @@ class FocusJob:
             raise SettingsError(f"cost is {self.cost!r}; choose one of {', '.join(COSTS)}")
         if self.max_cost is not None and self.min_ap is not None:
             raise SettingsError("max-cost and min-ap are two ways to choose; give one of them")
+        if any(Path(folder).resolve() == Path(self.folder).resolve() for folder in self.report_folders):
+            raise SettingsError(f"report-folder {self.folder} is the one that settings are chosen on; name another")
         if self.max_cost is not None and self.max_cost <= 0:
             raise SettingsError(f"max-cost is {self.max_cost:g}; choose more than 0")
         if self.min_ap is not None and not 0 <= self.min_ap <= 1:
@@ -118,21 +128,16 @@ def tune_focus(job: FocusJob, progress: Progress) -> str:
     require_matplotlib()
     space = parse_space(SPACE, "default space") if job.space is None else read_space(Path(job.space))
     check_space(space)
-    photos = _photos(job)
+    photos = labelled_photos(job.folder, by_people=job.by_people)
+    others = {folder: labelled_photos(folder, by_people=job.by_people) for folder in job.report_folders}
     output, weights = Path(job.output), find_weights(job.weights)
     info = read_info(weights)
     if info.preset.focus is None:
         raise SettingsError(f"{weights}: these weights have no focus branch, so there is nothing to search")
-    detector = _settled(job.detector)
+    detector = settled(job.detector)
     engine = Detector.from_pretrained(weights, detector).engine
     routes = [*routes_of_space(space), detect_settings(EXHAUSTIVE).cascade]
-    record = {
-        "weights_sha256": info.sha256,
-        "engine": engine.name,
-        "precision": detector.precision,
-        "min_face": detector.min_face,
-        "score_floor": SCORE_FLOOR,
-    }
+    record = _answers_depend_on(detector, engine, info.sha256)
     with sole_use(output):
         _cache(output / "levels", photos, engine, routes, record, progress)
         costs = _costs(output / "costs.json", engine)
@@ -144,7 +149,13 @@ def tune_focus(job: FocusJob, progress: Progress) -> str:
         record |= {"labels": labels_digest(photos), "look_at_chips": job.look_at_chips}
         with LiveTable(job.trials, job.objectives) as table:
             tried = run_sweep(_sweep(job, space, start, record), trials, table.tell)
-        return _report(job, trials, engine, tried)
+        return _report(job, trials, engine, tried, others, progress)
+
+
+def _answers_depend_on(detector: DetectorConfig, engine: Engine, weights_sha256: str) -> dict[str, Any]:
+    """All of a search that decides what the network says, and how much of it is kept."""
+    record: dict[str, Any] = {"weights_sha256": weights_sha256, "engine": engine.name}
+    return record | {"precision": detector.precision, "min_face": detector.min_face, "score_floor": SCORE_FLOOR}
 
 
 def _cache(
@@ -162,16 +173,29 @@ def _cache(
         progress.stop()
 
 
-def _photos(job: FocusJob) -> list[LabelledPhoto]:
-    photos = read_folder(job.folder)
-    if job.by_people:
+def labelled_photos(folder: str, *, by_people: bool) -> list[LabelledPhoto]:
+    """What settings are measured on.
+
+    Args:
+        folder: in the Parquet form.
+        by_people: leave out photos whose faces were all labelled by detectors.
+
+    Raises:
+        SettingsError: there is no such folder, or no face in it.
+        LabelError: the labels cannot be read.
+    """
+    photos = read_folder(folder)
+    # The processes that try settings are at work in folders of their own.
+    photos = [dataclasses.replace(photo, path=photo.path.absolute()) for photo in photos]
+    if by_people:
         photos = [photo for photo in photos if not photo.kinds or "human" in photo.kinds]
     if not any(len(photo.boxes) for photo in photos):
-        raise SettingsError(f"{job.folder}: no photo has a labelled face; there is nothing to measure")
+        raise SettingsError(f"{folder}: no photo has a labelled face; there is nothing to measure")
     return photos
 
 
-def _settled(asked: DetectorConfig) -> DetectorConfig:
+def settled(asked: DetectorConfig) -> DetectorConfig:
+    """With one engine, one device and one number of threads, which results depend on; down to the lowest score."""
     device = "cpu" if asked.device == "auto" else asked.device
     engine = resolve_engine(asked.engine, device)
     return dataclasses.replace(asked, device=device, engine=engine, threads=CPU_THREADS, score_threshold=SCORE_FLOOR)
@@ -228,11 +252,18 @@ def choose(front: Sequence[Trial], job: FocusJob, default: Trial) -> Trial:
     return min(good, key=lambda trial: trial.results[cost])
 
 
-def _report(job: FocusJob, trials: FocusTrials, engine: Engine, tried: Sequence[Trial]) -> str:
+def _report(
+    job: FocusJob,
+    trials: FocusTrials,
+    engine: Engine,
+    tried: Sequence[Trial],
+    photos: Mapping[str, Sequence[LabelledPhoto]],
+    progress: Progress,
+) -> str:
     output = Path(job.output)
     sound = {trial.number: trial for trial in tried if not trial.error}
     if 0 not in sound:
-        raise RunError(f"{output}: the trial of the default settings is missing; give it more time and --resume")
+        raise RunError(f"{output}: {_no_default(tried)}")
     searched = [trial for trial in sound.values() if trial.settings != EXHAUSTIVE]
     front = front_of(searched, job.objectives)
     chosen, default = choose(front, job, sound[0]), sound[0]
@@ -243,10 +274,8 @@ def _report(job: FocusJob, trials: FocusTrials, engine: Engine, tried: Sequence[
     axes = {"ap": "AP at IoU 0.5", job.cost.replace("-", "_"): COSTS[job.cost]}
     write_front_plot(list(sound.values()), front, marked, axes, output / "front.png")
     (output / "settings.toml").write_text(settings_file(job, chosen, default), encoding="utf-8")
-    draw = random.Random(job.seed)
-    others = draw.sample(sorted(set(sound) - {chosen.number}), min(CHECKED, len(sound) - 1))
-    rows = [_check(trials, engine, sound[number]) for number in (chosen.number, *others)]
-    pq.write_table(pa.Table.from_pylist(rows), output / "check.parquet")
+    others = random.Random(job.seed).sample(sorted(set(sound) - {chosen.number}), min(CHECKED, len(sound) - 1))
+    rows = _checked(output / "check.parquet", trials, engine, [chosen, *(sound[number] for number in others)], progress)
     lines = [
         f"photos   {len(trials.photos):,} with {sum(len(photo.boxes) for photo in trials.photos):,} faces",
         f"trials   {len(sound):,}, {len(tried) - len(sound)} failed; {len(front)} that no other beats",
@@ -254,8 +283,31 @@ def _report(job: FocusJob, trials: FocusTrials, engine: Engine, tried: Sequence[
         *_check_words(rows),
         f"files    {output}/settings.toml (for `retinafocus detect --config`), front.parquet, front.png, "
         "trials.parquet, check.parquet",
+        *_on_others(output, trials, engine, photos, marked),
     ]
     return "\n".join(lines)
+
+
+def _on_others(
+    output: Path,
+    trials: FocusTrials,
+    engine: Engine,
+    others: Mapping[str, Sequence[LabelledPhoto]],
+    marked: Mapping[str, Trial],
+) -> list[str]:
+    """Write the comparison on photos that had no part in the choice; in words."""
+    chosen = {words: trial.settings for words, trial in marked.items()}
+    by_folder = [compared(trials, engine, folder, photos, chosen) for folder, photos in others.items()]
+    if not by_folder:
+        return []
+    pq.write_table(pa.Table.from_pylist(list(itertools.chain(*by_folder))), output / REPORT_FILE)
+    return [*itertools.chain(*map(compared_words, by_folder)), f"files    {output / REPORT_FILE}"]
+
+
+def _no_default(tried: Sequence[Trial]) -> str:
+    if failed := [trial for trial in tried if trial.number == 0]:
+        return f"the trial of the default settings failed ({failed[0].error}); mend that and take a new folder"
+    return "the trial of the default settings is missing; give it more time and --resume"
 
 
 def _front_table(front: Sequence[Trial], chosen: Trial) -> pa.Table:
@@ -276,6 +328,19 @@ def settings_file(job: FocusJob, chosen: Trial, default: Trial) -> str:
         f"# Default settings: {_words(default)}.",
     ]
     return "\n".join(comments) + "\n\n" + settings_toml(settings)
+
+
+def _checked(
+    path: Path, trials: FocusTrials, engine: Engine, asked: Sequence[Trial], progress: Progress
+) -> list[dict[str, Any]]:
+    """Rows of `_check`, written; a trial that was checked for an earlier choice is not checked again."""
+    before = {row["trial"]: row for row in pq.read_table(path).to_pylist()} if path.exists() else {}
+    new = sum(trial.number not in before for trial in asked)
+    if new:
+        progress.note(f"checking {new} trials, the chosen one and others drawn at random, with the cascade itself")
+    rows = [before.get(trial.number) or _check(trials, engine, trial) for trial in asked]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return rows
 
 
 def _check(trials: FocusTrials, engine: Engine, trial: Trial) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from retinafocus.cascade import CascadeConfig, PhotoResult, look, prepare
 from retinafocus.datasets.labelled import LabelledPhoto
 from retinafocus.detector import Detector, DetectorConfig
 from retinafocus.engines import Engine
-from retinafocus.errors import SettingsError
+from retinafocus.errors import PhotoError, RunError, SettingsError
 from retinafocus.evaluation.average_precision import ApResult, PhotoTruth, average_precision
 from retinafocus.models import Preset
 from retinafocus.photos import read_bytes
@@ -102,13 +102,22 @@ class FocusTrials:
         ]
 
     def really_found(self, settings: Settings, engine: Engine) -> list[PhotoResult]:
-        """What the cascade finds with a setting, photos, network and all."""
+        """What the cascade finds with a setting, photos, network and all.
+
+        Raises:
+            RunError: a photo cannot be looked at, or has not the size that its labels are for.
+        """
         cascade, post = cascade_of(settings)
         found = []
         for photo in self.photos:
-            data = read_bytes(photo.path)
-            ready = prepare(data, min_face=self.detector.min_face, preset=engine.preset, config=cascade)
-            found.append(look(ready, engine, cascade, post))
+            try:
+                data = read_bytes(photo.path)
+                ready = prepare(data, min_face=self.detector.min_face, preset=engine.preset, config=cascade)
+                found.append(look(ready, engine, cascade, post))
+            except PhotoError as error:
+                raise RunError(f"{photo.path}: {error}; mend it or take it from the labels") from error
+            if ready.plan.photo_size != photo.size:
+                raise RunError(f"{photo.path} is {ready.plan.photo_size} px, its labels say {photo.size}; mend them")
         return found
 
     def results(self, found: Sequence[PhotoResult]) -> Results:

@@ -4,16 +4,13 @@
 or being led by the focus map, and the ratio of neighbouring levels), and keeps candidates and focus maps in Parquet.
 `read_cache` brings them back; `tune.estimate` lets the cascade walk through them.
 
-A part of the photos is one file, written whole or not at all: a pass that was killed goes on with the parts that are
-missing.
+A pass that was killed goes on (`tune.photo_parts`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,26 +18,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from retinafocus.cascade import CascadeConfig, look, prepare
 from retinafocus.datasets.labelled import LabelledPhoto
 from retinafocus.engines import Engine
-from retinafocus.errors import PhotoError, RunError, SettingsError
+from retinafocus.errors import PhotoError, RunError
 from retinafocus.focus.settings import FOCUS_ZOOM
 from retinafocus.focus.way import Box
 from retinafocus.levels import ZOOM
 from retinafocus.models import Outputs, Preset
 from retinafocus.photos import read_bytes
 from retinafocus.postprocessing import Candidates, PostConfig
-from retinafocus.storage import open_storage
-
-CACHE_FILE = "cache.json"
-
-PHOTOS_IN_A_PART = 16
-"""A killed pass loses so many photos at most."""
+from tune.photo_parts import photo_name, read_parts, write_parts
 
 SCORE_FLOOR = 0.02
 """Candidates below it are not kept: average precision is measured down to this score."""
@@ -141,22 +132,9 @@ def write_cache(
         RunError: a photo cannot be looked at.
     """
     by_route = {route_of(cascade, engine.preset): cascade for cascade in reversed(routes)}
-    record = {**record, "routes": sorted(by_route), "photos": photos_digest(photos)}
-    _check_record(folder, record)
-    folder.mkdir(parents=True, exist_ok=True)
-    open_storage(folder).put(CACHE_FILE, f"{json.dumps(record, indent=2)}\n".encode())
-    parts = list(_parts(folder, photos))
-    done(sum(len(part) for path, part in parts if path.exists()))
-    for path, part in parts:
-        if path.exists():
-            continue
-        rows: list[dict[str, Any]] = []
-        for photo in part:
-            rows += _rows(photo, engine, by_route, record["min_face"])
-            done(1)
-        # Its name appears when it is whole: whoever is killed meanwhile leaves no part.
-        pq.write_table(pa.Table.from_pylist(rows, schema=CACHE_SCHEMA), path.with_suffix(".tmp"), compression="zstd")
-        os.replace(path.with_suffix(".tmp"), path)
+    record = {**record, "routes": sorted(by_route)}
+    min_face = record["min_face"]
+    write_parts(folder, photos, CACHE_SCHEMA, record, lambda photo: _rows(photo, engine, by_route, min_face), done)
 
 
 def read_cache(folder: Path, photos: Sequence[LabelledPhoto]) -> LevelCache:
@@ -166,45 +144,13 @@ def read_cache(folder: Path, photos: Sequence[LabelledPhoto]) -> LevelCache:
         RunError: there is none, or it is not finished.
         SettingsError: it is of other photos.
     """
-    try:
-        record = json.loads((folder / CACHE_FILE).read_text(encoding="utf-8"))
-        tables = [pq.read_table(path) for path, _ in _parts(folder, photos)]
-    except FileNotFoundError as error:
-        raise RunError(f"{folder}: the cache of levels is not finished; run the same command again") from error
-    if record["photos"] != photos_digest(photos):
-        raise SettingsError(f"{folder}: the cache is of other photos; choose another folder")
+    tables, record = read_parts(folder, photos)
     rows: dict[str, list[dict[str, Any]]] = {photo_name(photo): [] for photo in photos}
     for table in tables:
         for row in _numpy_rows(table):
             rows[row["photo"]].append(row)
     cached = tuple(_cached_photo(photo, rows[photo_name(photo)]) for photo in photos)
     return LevelCache(cached, record)
-
-
-def photo_name(photo: LabelledPhoto) -> str:
-    """What a labelled photo is called in the cache: its path, whole, since names below folders may repeat."""
-    return photo.path.as_posix()
-
-
-def photos_digest(photos: Sequence[LabelledPhoto]) -> str:
-    """Of the photos' names and sizes, in order."""
-    listed = [(photo_name(photo), photo.size) for photo in photos]
-    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
-
-
-def _check_record(folder: Path, record: dict[str, Any]) -> None:
-    path = folder / CACHE_FILE
-    if not path.exists():
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    if different := sorted(key for key in before.keys() | record.keys() if before.get(key) != record.get(key)):
-        told = "; ".join(f"{key} was {before.get(key)}, is {record.get(key)}" for key in different)
-        raise SettingsError(f"{folder}: the cache was made otherwise ({told}); choose another folder, or delete it")
-
-
-def _parts(folder: Path, photos: Sequence[LabelledPhoto]) -> Iterator[tuple[Path, Sequence[LabelledPhoto]]]:
-    for number, start in enumerate(range(0, len(photos), PHOTOS_IN_A_PART)):
-        yield folder / f"part-{number:05d}.parquet", photos[start : start + PHOTOS_IN_A_PART]
 
 
 def _rows(

@@ -14,7 +14,15 @@ from tune.space import Choice, Settings, Space
 SEARCHES = ("auto", "optuna", "sobol")
 
 SPREAD_FIRST = 32
-"""Trials that are spread over the space before what was found leads the search."""
+"""Trials that are spread over the space before what was found leads the search; fewer where few are to be tried,
+because each takes long."""
+
+SPREAD_LEAST = 8
+
+
+def spread_of(trials: int) -> int:
+    """How many of the trials of a search are spread before what was found leads."""
+    return min(SPREAD_FIRST, max(SPREAD_LEAST, trials // 4))
 
 
 class Proposals(Protocol):
@@ -30,7 +38,13 @@ class Proposals(Protocol):
 
 
 def make_proposals(
-    search: str, space: Space, *, seed: int, objectives: Mapping[str, str], start: Sequence[Settings]
+    search: str,
+    space: Space,
+    *,
+    seed: int,
+    objectives: Mapping[str, str],
+    start: Sequence[Settings],
+    spread: int = SPREAD_FIRST,
 ) -> Proposals:
     """A search of that name.
 
@@ -40,6 +54,7 @@ def make_proposals(
         seed: the same seed gives the same proposals; those of optuna also depend on the order in which trials end.
         objectives: "max" or "min" by the name of a result.
         start: tried first, in this order; within the space or not.
+        spread: trials after those before what was found leads.
 
     Raises:
         SettingsError: there is no such search, or Optuna is not installed.
@@ -51,7 +66,7 @@ def make_proposals(
         raise SettingsError("search is 'optuna', which is not installed; pip install optuna, or choose sobol")
     if search == "sobol" or not installed:
         return SobolProposals(space, seed, start)
-    return OptunaProposals(space, seed, objectives, start)
+    return OptunaProposals(space, seed, objectives, start, spread)
 
 
 class SobolProposals:
@@ -75,13 +90,15 @@ class SobolProposals:
 class OptunaProposals:
     """Optuna's tree of Parzen estimators for several objectives at once, after points spread evenly."""
 
-    def __init__(self, space: Space, seed: int, objectives: Mapping[str, str], start: Sequence[Settings]) -> None:
+    def __init__(
+        self, space: Space, seed: int, objectives: Mapping[str, str], start: Sequence[Settings], spread: int
+    ) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._optuna, self._space, self._start, self._objectives = optuna, space, start, objectives
         self._sobol = SobolProposals(space, seed, start)
-        self._spread = len(start) + SPREAD_FIRST
+        self._spread = len(start) + spread
         self._study = optuna.create_study(
             directions=["maximize" if kind == "max" else "minimize" for kind in objectives.values()],
             sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=0),
@@ -91,7 +108,7 @@ class OptunaProposals:
 
     def ask(self, number: int) -> Settings:
         """See `Proposals`."""
-        if number < self._spread or not self._study.trials:
+        if number < self._spread or not self._study.get_trials(deepcopy=False):
             settings = self._sobol.ask(number)
         else:
             trial = self._study.ask(self._distributions)
@@ -108,13 +125,10 @@ class OptunaProposals:
     def tell(self, number: int, results: Mapping[str, float] | None) -> None:
         """See `Proposals`."""
         settings = self._asked.pop(number)
-        params = {name: self._param(name, settings.get(name)) for name in self._space.searched}
-        inside = all(
-            value is not None and self._distributions[name]._contains(self._distributions[name].to_internal_repr(value))
-            for name, value in params.items()
-        )
+        inside = all(kind.holds(settings.get(name)) for name, kind in self._space.searched.items())
         if results is None or not inside:  # a start outside the space teaches nothing about it
             return
+        params = {name: self._param(name, settings[name]) for name in self._space.searched}
         self._study.add_trial(
             self._optuna.trial.create_trial(
                 params=params,
@@ -141,6 +155,4 @@ class OptunaProposals:
 
     def _param(self, name: str, value: Any) -> Any:
         kind = self._space.searched[name]
-        if not isinstance(kind, Choice):
-            return value
-        return kind.values.index(value) if value in kind.values else None
+        return kind.values.index(value) if isinstance(kind, Choice) else value

@@ -11,6 +11,7 @@ those of the settings file that the winner is written to; numbers are places in 
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -49,6 +50,12 @@ class Range:
             value = low + (high - low) * place
         return self.rounded(value)
 
+    def holds(self, value: Any) -> bool:
+        """Whether a value is one of these."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        return self.low <= value <= self.high and not (self.whole and value != int(value))
+
     def rounded(self, value: float) -> float | int:
         """As people write it: four digits, or a whole number; within the range."""
         near = round(value) if self.whole else float(f"{value:.4g}")
@@ -64,6 +71,10 @@ class Choice:
     def at(self, place: float) -> Any:
         """The value at a place, 0..1."""
         return self.values[min(int(place * len(self.values)), len(self.values) - 1)]
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is one of these."""
+        return value in self.values
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +145,10 @@ def nested(settings: Settings) -> dict[str, Any]:
     for name, value in settings.items():
         *above, last = name.split(".")
         table = tree
-        for part in above:
+        for depth, part in enumerate(above, 1):
+            if (outer := ".".join(above[:depth])) in settings:
+                raise SettingsError(f"{name}: {outer} is a value and has no keys of its own")
             table = table.setdefault(part, {})
-            if not isinstance(table, dict):
-                raise SettingsError(f"{name}: {part} is a value and has no keys of its own")
         table[last] = value
     return {name: _with_lists(value, name) for name, value in tree.items()}
 
@@ -167,6 +178,8 @@ def _kind(entry: Any) -> Range | Choice | None:
     low, high, log = entry.get("from"), entry.get("to"), entry.get("log", False)
     if not isinstance(low, (int, float)) or not isinstance(high, (int, float)) or not isinstance(log, bool):
         raise SettingsError("give a range {from = A, to = B, log = true} of two numbers")
+    if isinstance(low, bool) or isinstance(high, bool):
+        raise SettingsError("true and false are no ends of a range; give the choices [false, true]")
     if not low < high or not math.isfinite(high - low):
         raise SettingsError(f"goes from {low} to {high}; the first must be below the second")
     if log and low <= 0:
@@ -181,9 +194,13 @@ def _described(kind: Range | Choice) -> str:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_quoted(key)} = {_value(each)}' for key, each in value.items())}}}"
     return str(value).lower() if isinstance(value, bool) else _quoted(value) if isinstance(value, str) else str(value)
 
 
 def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    # What JSON escapes, TOML escapes alike; it only wants one control character more escaped.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -8,11 +8,14 @@ on Ray's own saved state, which may be seconds old.
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import le
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +24,14 @@ import pyarrow.parquet as pq
 
 from retinafocus.errors import RunError, SettingsError
 from retinafocus.storage import open_storage
-from tune.proposals import OptunaProposals, Proposals, make_proposals
+from tune.proposals import OptunaProposals, Proposals, make_proposals, spread_of
 from tune.space import Settings, Space
 
 LEDGER_FILE = "trials.jsonl"
 TABLE_FILE = "trials.parquet"
 RECORD_FILE = "sweep.json"
+RAY_FOLDER = "ray"
+"""Where Ray keeps its own state while it is at work."""
 
 Results = dict[str, float]
 
@@ -35,7 +40,8 @@ Evaluate = Callable[[int, Settings], Iterator[Results]]
 promising may be left after any of them."""
 
 Prepare = Callable[[], Evaluate]
-"""Called once in each process; what it returns serves all trials of that process."""
+"""Called once in each process; what it returns serves all trials of that process. Processes are at work in folders of
+their own, so paths must be absolute. A `RetinaFocusError` of it ends the search: what one process lacks, all do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +54,8 @@ class Trial:
     """Empty if it failed."""
     seconds: float
     error: str = ""
+    left_early: bool = False
+    """It was not promising: its results are those it had until then."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +82,18 @@ class SweepJob:
     search: str = "auto"
     seed: int = 0
     workers: int | None = None
-    """Processes; None: one for each CPU of the machine, or of the cluster."""
+    """Processes; None: as many as the CPUs and GPUs of the machine, or of the cluster, have room for."""
+
+    cpus: float = 1.0
+    """Of a process, which Ray holds for it."""
+
+    gpus: float = 0.0
+    """Of a process: 1, or a part of one that several share."""
+
+    cpus_beside: float = 0.0
+    """Of what a trial starts on the cluster itself, such as the workers of a Ray Train job."""
+
+    gpus_beside: float = 0.0
 
     batch: int = 1
     """Settings that a process takes at a time: more, where one takes less than the 0.2 s that Ray needs for a trial."""
@@ -93,6 +112,11 @@ class SweepJob:
             raise SettingsError(f"workers is {self.workers}; choose at least 1")
         if self.seconds is not None and self.seconds <= 0:
             raise SettingsError(f"time is {self.seconds:g} s; choose more than 0")
+        for name in ("cpus", "gpus", "cpus_beside", "gpus_beside"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SettingsError(f"{name} is {getattr(self, name)}; choose 0 or more")
+        if self.cpus + self.cpus_beside == 0:
+            raise SettingsError("cpus is 0; a trial needs a part of a CPU, or all would run at once")
         if self.seed < 0:
             raise SettingsError(f"seed is {self.seed}; choose 0 or more")
         if self.steps > 1 and self.batch > 1:
@@ -117,10 +141,16 @@ def run_sweep(job: SweepJob, prepare: Prepare, tell: Callable[[Trial], None] = l
     from tune.search_on_ray import search_on_ray
 
     earlier = _begin(job)
-    proposals = make_proposals(job.search, job.space, seed=job.seed, objectives=job.objectives, start=job.start)
+    proposals = make_proposals(
+        job.search, job.space, seed=job.seed, objectives=job.objectives, start=job.start, spread=spread_of(job.trials)
+    )
     plan = SweepPlan(job, proposals, earlier, tell)
-    if plan.left:
-        search_on_ray(job, plan, prepare)
+    try:
+        if plan.left:
+            search_on_ray(job, plan, prepare)
+    finally:
+        # Of no use to anybody, also that of a driver that was killed: what a search goes on from is the ledger.
+        shutil.rmtree(job.output / RAY_FOLDER, ignore_errors=True)
     trials = sorted(plan.trials.values(), key=lambda trial: trial.number)
     pq.write_table(trials_table(trials), job.output / TABLE_FILE)
     failed = [trial for trial in trials if trial.error]
@@ -160,14 +190,32 @@ class SweepPlan:
                 break
         return batch
 
-    def finish(self, number: int, results: Results, seconds: float, error: str = "") -> None:
-        """A trial is done: note it in the ledger, at once."""
-        trial = Trial(number=number, settings=self._asked.pop(number), results=results, seconds=seconds, error=error)
-        with (self._job.output / LEDGER_FILE).open("a", encoding="utf-8") as ledger:
-            ledger.write(json.dumps(_line(trial)) + "\n")
-            ledger.flush()
-            os.fsync(ledger.fileno())
+    def finish(self, number: int, results: Results, seconds: float, error: str = "", left_early: bool = False) -> None:
+        """A trial is done: note it in the ledger, at once.
+
+        Raises:
+            RunError: the ledger cannot be written.
+        """
+        error = error or self._no_number(results)
+        trial = Trial(
+            number=number, settings=self._asked.pop(number), results={} if error else results,
+            seconds=seconds, error=error, left_early=left_early,
+        )  # fmt: skip
+        path = self._job.output / LEDGER_FILE
+        try:
+            with path.open("a", encoding="utf-8") as ledger:
+                ledger.write(json.dumps(_line(trial)) + "\n")
+                ledger.flush()
+                os.fsync(ledger.fileno())
+        except OSError as cause:
+            told = f"{path}: cannot be written ({cause.strerror or cause})"
+            raise RunError(f"{told}; mend that, and --resume goes on with what is left") from cause
         self._take(trial)
+
+    def _no_number(self, results: Results) -> str:
+        """What of the objectives cannot be compared: a training may have gone astray."""
+        wrong = [name for name in self._job.objectives if not math.isfinite(results.get(name, math.nan))]
+        return f"{wrong[0]} is {results.get(wrong[0], 'missing')}" if wrong else ""
 
     def _take(self, trial: Trial) -> None:
         self.trials[trial.number] = trial
@@ -225,6 +273,7 @@ def trials_table(trials: Sequence[Trial]) -> pa.Table:
     columns |= {name: _column([trial.settings.get(name) for trial in trials]) for name in names}
     columns |= {name: pa.array([trial.results.get(name) for trial in trials], pa.float64()) for name in results}
     columns |= {"seconds": [trial.seconds for trial in trials], "error": [trial.error or None for trial in trials]}
+    columns |= {"left_early": [trial.left_early for trial in trials]}
     return pa.table(columns)
 
 
@@ -236,9 +285,12 @@ def front_of(trials: Sequence[Trial], objectives: Mapping[str, str]) -> list[Tri
         return tuple(sign * trial.results[name] for name, sign in signs.items())
 
     best: list[Trial] = []
+    keys: list[tuple[float, ...]] = []
     for trial in sorted((trial for trial in trials if not trial.error), key=lambda trial: (key(trial), trial.number)):
-        if not any(all(a <= b for a, b in zip(key(other), key(trial), strict=True)) for other in best):
+        own = key(trial)
+        if not any(all(map(le, other, own)) for other in keys):
             best.append(trial)
+            keys.append(own)
     return best
 
 
@@ -250,7 +302,7 @@ def _column(values: list[Any]) -> pa.Array:
 
 
 def _line(trial: Trial) -> dict[str, Any]:
-    return {name: getattr(trial, name) for name in ("number", "settings", "results", "seconds", "error")}
+    return {each.name: getattr(trial, each.name) for each in fields(trial)}
 
 
 def _begin(job: SweepJob) -> list[Trial]:

@@ -39,7 +39,7 @@ class LiveTable:
 
     def __enter__(self) -> LiveTable:
         if self._console.is_terminal:
-            self._live = Live(self._table(), console=self._console, refresh_per_second=2)
+            self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=2)
             self._live.start()
         return self
 
@@ -52,9 +52,7 @@ class LiveTable:
     def tell(self, trial: Trial) -> None:
         """A trial is done."""
         self._trials.append(trial)
-        if self._live is not None:
-            self._live.update(self._table())
-        elif monotonic() - self._logged >= LOG_SECONDS:
+        if self._live is None and monotonic() - self._logged >= LOG_SECONDS:
             self._logged = monotonic()
             self._console.print(self._line(), soft_wrap=True)
 
@@ -62,8 +60,10 @@ class LiveTable:
         front, failed = front_of(self._trials, self._objectives), sum(bool(trial.error) for trial in self._trials)
         best = f", best {_results(front[0])}" if front else ""
         minutes = (monotonic() - self._started) / 60
-        words = f"trials {len(self._trials):,} of {self._total:,} after {minutes:.1f} min"
-        return f"{words}, {failed:,} failed, {len(front)} on the front{best}"
+        words = f"trials {len(self._trials):,} of {self._total:,} after {minutes:.1f} min, {failed:,} failed"
+        if left := sum(trial.left_early for trial in self._trials):
+            words += f", {left:,} left early"
+        return f"{words}, {len(front)} on the front{best}"
 
     def _table(self) -> Table:
         front = front_of(self._trials, self._objectives)

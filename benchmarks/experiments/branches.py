@@ -21,21 +21,21 @@ from benchmarks.experiments.heads import (
     LEVEL_HEADS,
     SIZE_HEADS,
     SIZE_LABELS,
-    Head,
-    HeadTraining,
     fit,
     unique,
     write_networks,
 )
 from benchmarks.experiments.looking import Variant, chips, focus
-from benchmarks.experiments.maps import LevelMaps, dilation_of, focus_maps, recall_row, share_above, threshold_for
+from benchmarks.experiments.maps import LevelMaps, focus_maps, recall_row
 from benchmarks.experiments.plots import by, draw_lines, write_panels
 from benchmarks.experiments.study import Part, Study, Tables
 from benchmarks.experiments.tables import Row, Rows, markdown, megapixels, percent, with_interval
 from retinafocus.datasets.labelled import LabelledPhoto, read_parquet_folder
 from retinafocus.errors import SettingsError
+from retinafocus.evaluation.focus_maps import dilation_of, share_above, threshold_for
 from retinafocus.models.heads import FocusBranch
 from retinafocus.training.augment import CropConfig
+from retinafocus.training.focus_heads import Head, HeadTraining
 from retinafocus.training.loop import LoopConfig
 from retinafocus.training.losses import LossConfig
 from retinafocus.training.pixels import PhotoPixels

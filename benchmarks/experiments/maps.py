@@ -17,20 +17,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.experiments.heads import features
 from retinafocus.cascade import CascadeConfig, prepare
 from retinafocus.datasets.labelled import LabelledPhoto
 from retinafocus.errors import SettingsError
+from retinafocus.evaluation.focus_maps import Map, dilation_of, share_above
 from retinafocus.evaluation.matching import box_areas
 from retinafocus.focus.chips import ChipConfig, chips_around
 from retinafocus.levels import Level
 from retinafocus.models import RetinaFocus
 from retinafocus.models.heads import FocusBranch
-
-ROOM = 8
-"""Network-input pixels that chips leave around focus cells, whatever the stride: one cell of the map that ships."""
-
-Map = NDArray[np.float32]
+from retinafocus.training.focus_heads import features
 
 
 @dataclass(frozen=True)
@@ -98,23 +94,6 @@ def needing_a_finer_look(photo: LabelledPhoto, level: Level, min_face: float, fo
     sides = np.sqrt(box_areas(photo.boxes.astype(np.float64)))
     chosen = (sides >= min_face) & (sides * level.scale < found_from)
     return level.from_photo(photo.boxes[chosen])
-
-
-def threshold_for(maps: Sequence[Map], share: float) -> float:
-    """The probability from which on that share of all cells is focus, at least the smallest one above 0."""
-    cells = np.concatenate([one.ravel() for one in maps])
-    place = min(len(cells) - 1, max(0, len(cells) - max(1, round(share * len(cells)))))
-    return max(float(np.partition(cells, place)[place]), float(np.finfo(np.float32).tiny))
-
-
-def share_above(maps: Sequence[Map], threshold: float) -> float:
-    """The share of all cells that are focus from that probability on."""
-    return sum(int((one >= threshold).sum()) for one in maps) / sum(one.size for one in maps)
-
-
-def dilation_of(stride: int) -> int:
-    """The square, in cells, that leaves at least `ROOM` pixels around each focus cell."""
-    return 2 * math.ceil(ROOM / stride) + 1
 
 
 def recall_row(level: LevelMaps, threshold: float, min_chip: float = ChipConfig().min_chip) -> dict[str, Any]:

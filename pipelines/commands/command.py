@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from retinafocus.storage import StorageConfig
@@ -31,6 +32,25 @@ def add_verb(verbs: Verbs, name: str, text: str, epilog: str | None = None) -> a
     return verbs.add_parser(
         name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=epilog
     )
+
+
+def restated(parser: argparse.ArgumentParser, options: argparse.Namespace, changed: Mapping[str, Any]) -> list[str]:
+    """The words of a command as they were understood, to be said elsewhere: what was left out stays out.
+
+    Args:
+        parser: of the verb.
+        options: what it read.
+        changed: other values for some of the options.
+    """
+    words, last = [], []
+    for action in parser._actions:
+        value = changed.get(action.dest, getattr(options, action.dest, action.default))
+        if not action.option_strings:
+            last += value
+        elif value != action.default:
+            name = action.option_strings[-1]
+            words.append(name if value is True else f"{name}={value}")
+    return [*words, *(["--", *last] if last else [])]
 
 
 def add_detector_options(parser: argparse.ArgumentParser, *, min_face: bool = True, mode: bool = True) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pipelines.addresses import is_job_server
 from pipelines.commands.command import (
     EXIT_BUDGET,
     EXIT_INTERRUPTED,
@@ -16,6 +18,8 @@ from pipelines.commands.command import (
     add_storage_options,
     add_verb,
     fail,
+    restated,
+    say,
     storage_config,
 )
 
@@ -56,7 +60,7 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N photos, in the order of their paths")
     add_limit_options(parser)
     add_storage_options(parser)
-    parser.set_defaults(verb=_detect, supervised=True)
+    parser.set_defaults(verb=_detect, supervised=True, parser=parser)
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
@@ -64,12 +68,27 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would be done and how long it takes; write nothing"
     )
-    parser.add_argument("--workers", metavar="N", help="N, cpu=N or gpu=N (default: one per CPU core, or per GPU)")
+    parser.add_argument(
+        "--workers", metavar="N",
+        help="N, cpu=N, gpu=N, or gpu=N,cpu=N for both at once; LEAST..MOST for N on a cluster that grows (default: "
+        "one per CPU core, or per GPU)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gpus-per-worker", type=float, metavar="SHARE",
+        help="of a GPU that each GPU worker holds, 0..1; several then share one (default: 1)",
+    )  # fmt: skip
     parser.add_argument(
         "--runner", choices=("auto", "local", "ray"), default="auto",
         help="local: in this process; ray: Ray Data actors; auto: ray if it will take over 5 minutes (default: auto)",
     )  # fmt: skip
-    parser.add_argument("--address", metavar="HOST:PORT", help="join this Ray cluster (auto: the one running here)")
+    parser.add_argument(
+        "--address", metavar="ADDRESS",
+        help="HOST:PORT: join this Ray cluster (auto: the one running here); for detect also http://HEAD:8265: send "
+        "the command there as a job, and show its log",
+    )  # fmt: skip
+    parser.add_argument(
+        "--events", metavar="FILE", help="also write what happens to this file, a JSON object in a line for each event"
+    )
     parser.add_argument(
         "--existing", choices=("resume", "error", "overwrite"), default="resume",
         help="what to do with a run found in OUT (default: resume)",
@@ -104,9 +123,33 @@ def add_limit_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _detect(options: argparse.Namespace) -> int:
+    if is_job_server(options.address):
+        return _submit(options)
     from pipelines.planning import detector_config
 
     return carry_out(options, detector_config(options))
+
+
+def _submit(options: argparse.Namespace) -> int:
+    """Send the command to a cluster, with every path as it is to be found there."""
+    from pipelines.inventory import absolute_inputs
+    from pipelines.submit import Submission, submit
+    from retinafocus.errors import SettingsError
+    from retinafocus.storage import uri_scheme
+
+    if options.runner == "local":
+        raise SettingsError("address names a Ray cluster, runner is local; leave one of them out")
+    changed: dict[str, Any] = {"address": "auto", "inputs": absolute_inputs(options.inputs)}
+    # A bare word that is no file here is the name of weights that come with RetinaFocus.
+    is_name = os.path.basename(options.weights or "") == options.weights and not os.path.exists(options.weights)
+    names = ("output", "root", "config", "events", *(() if is_name else ("weights",)))
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    changed |= dict(zip(given, absolute_inputs(list(given.values())), strict=True))
+    paths = [*changed["inputs"], *(changed[name] for name in given)]
+    if local := [path for path in paths if uri_scheme(path) is None]:
+        say(f"the cluster's machines must see the same under these paths: {', '.join(local)}")
+    words = ["retinafocus", "detect", *restated(options.parser, options, changed)]
+    return submit(Submission(address=options.address, words=words, output=changed["output"]))
 
 
 def carry_out(
@@ -133,9 +176,10 @@ def carry_out(
     print(describe_plan(planned))
     if options.dry_run:
         return EXIT_OK
+    progress = Progress(supervisor=options.supervisor, events=options.events)
     try:
         with stoppable():
-            finished = detect.run(planned, Progress(supervisor=options.supervisor), begin)
+            finished = detect.run(planned, progress, begin)
     except KeyboardInterrupt:
         return fail(EXIT_INTERRUPTED, "stopped; finished shards are kept, the same command goes on from there")
     print(summary(options.output, finished))
@@ -152,6 +196,7 @@ def _job(options: argparse.Namespace, detector: DetectorConfig) -> DetectJob:
         weights=options.weights,
         detector=detector,
         workers=options.workers,
+        gpus_per_worker=options.gpus_per_worker,
         runner=options.runner,
         address=options.address,
         existing=options.existing,

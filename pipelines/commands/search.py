@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
+
+from pipelines.addresses import check_cluster_address
+from pipelines.commands.command import EXIT_INTERRUPTED, EXIT_OK, fail
 
 
 def add_search_options(parser: argparse.ArgumentParser, *, trials: int) -> None:
@@ -23,7 +27,32 @@ def add_search_options(parser: argparse.ArgumentParser, *, trials: int) -> None:
 
 
 def search_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """What `add_search_options` read, by the names of `tune.sweep.SweepJob`."""
+    """What `add_search_options` read, by the names of `tune.sweep.SweepJob`.
+
+    Raises:
+        SettingsError: the address is none that a process can join.
+    """
+    if options.address is not None:
+        check_cluster_address(options.address)
     names = ("trials", "search", "seed", "workers", "address", "resume")
     seconds = None if options.time is None else 60 * options.time
     return {**{name: getattr(options, name) for name in names}, "seconds": seconds}
+
+
+def run_search(search: Callable[[], str]) -> int:
+    """Run a search and print what it found; Ctrl-C and SIGTERM stop it, with words on how to go on.
+
+    Args:
+        search: gives a summary for a person.
+
+    Returns:
+        The exit code.
+    """
+    from pipelines.supervisor import stoppable
+
+    try:
+        with stoppable():
+            print(search())
+    except KeyboardInterrupt:
+        return fail(EXIT_INTERRUPTED, "stopped; finished trials are kept, the same command with --resume goes on")
+    return EXIT_OK

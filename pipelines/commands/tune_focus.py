@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.commands.command import EXIT_OK, Verbs, add_verb
-from pipelines.commands.search import add_search_options, search_settings
+from pipelines.commands.command import Verbs, add_verb
+from pipelines.commands.search import add_search_options, run_search, search_settings
 
 EPILOG = """\
 examples:
@@ -14,6 +14,7 @@ examples:
   retinafocus tune focus data/val -o focus --min-ap 0.9         the cheapest ones with an AP of 0.9
   retinafocus tune focus data/val -o focus --space mine.toml --trials 1000 --time 60
   retinafocus tune focus data/val -o focus --resume             goes on after a kill, or chooses another point
+  retinafocus tune focus data/val -o focus --resume --report-folder data/test    compared on photos kept apart
   retinafocus detect photos -o out --config focus/settings.toml
 
 Each photo is looked at once, every level whole; then settings are tried on what was kept. OUT holds trials.parquet (all
@@ -26,6 +27,10 @@ def add(actions: Verbs) -> None:
     focus = add_verb(actions, "focus", "search the cascade's settings for accuracy and cost", epilog=EPILOG)
     focus.add_argument("folder", metavar="FOLDER", help="labelled photos: images.parquet, labels.parquet, images/")
     focus.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for the result")
+    focus.add_argument(
+        "--report-folder", nargs="+", default=[], metavar="FOLDER",
+        help="labelled photos that do not choose: what is chosen is compared with the default settings there",
+    )  # fmt: skip
     focus.add_argument("--by-people", action="store_true", help="leave out photos that only detectors labelled")
     focus.add_argument(
         "--chips", choices=("looked-at", "from-levels"), default="looked-at",
@@ -49,7 +54,6 @@ def add(actions: Verbs) -> None:
 
 def _tune_focus(options: argparse.Namespace) -> int:
     from pipelines.report import Progress
-    from pipelines.supervisor import stoppable
     from retinafocus.detector import DetectorConfig
     from tune.focus import FocusJob, tune_focus
 
@@ -60,12 +64,11 @@ def _tune_focus(options: argparse.Namespace) -> int:
         weights=options.weights,
         detector=DetectorConfig(min_face=options.min_face, engine=options.engine, precision=options.precision),
         by_people=options.by_people,
+        report_folders=options.report_folder,
         look_at_chips=options.chips == "looked-at",
         cost=options.cost,
         max_cost=options.max_cost,
         min_ap=options.min_ap,
         **search_settings(options),
     )
-    with stoppable():
-        print(tune_focus(job, Progress()))
-    return EXIT_OK
+    return run_search(lambda: tune_focus(job, Progress()))

@@ -20,23 +20,17 @@ from benchmarks.experiments.heads import (
     LEVEL_HEADS,
     OURS,
     SIZE_HEADS,
-    Head,
-    HeadTraining,
-    features,
     fit,
-    network_with,
+    marking,
     unique,
     write_networks,
 )
 from benchmarks.experiments.maps import (
     LevelMaps,
     best_probabilities,
-    dilation_of,
     inside_one,
     needing_a_finer_look,
     recall_row,
-    share_above,
-    threshold_for,
 )
 from benchmarks.experiments.oracle import OracleEngine, WatchedSource, label_map, look_with_labels
 from benchmarks.experiments.study import Study
@@ -51,6 +45,7 @@ from retinafocus.focus.chips import ChipConfig
 from retinafocus.levels import LevelPlan, plan_levels
 from retinafocus.models import FocusConfig, RetinaFocus
 from retinafocus.training.augment import CropConfig, LabelledCrop
+from retinafocus.training.focus_heads import Head, HeadTraining, features, network_with
 from retinafocus.training.loop import LoopConfig
 from retinafocus.training.losses import LossConfig
 from retinafocus.training.samples import CropSamples, SampleConfig
@@ -119,21 +114,6 @@ def after(detector: RetinaFocus, heads: tuple[Head, ...], steps: int) -> HeadTra
     return training
 
 
-def test_a_branch_learns_the_same_whichever_others_are_trained_beside_it(detector: RetinaFocus) -> None:
-    alone, among = after(detector, LEVEL_HEADS[3:4], 2), after(detector, LEVEL_HEADS, 2)
-    for name, branch in alone.branches.items():
-        other = among.branches[name].state_dict()
-        assert all(torch.equal(value, other[key]) for key, value in branch.state_dict().items())
-
-
-def test_every_branch_learns_and_the_detector_does_not(detector: RetinaFocus) -> None:
-    before = {name: value.clone() for name, value in detector.state_dict().items()}
-    training = HeadTraining(detector, LEVEL_HEADS, LoopConfig(steps=12, warmup_steps=0), LossConfig())
-    losses = [training.step([crop(0)]) for _ in range(12)]
-    assert [name for name in losses[0] if losses[-1][name] >= losses[0][name]] == []
-    assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
-
-
 def test_a_training_that_was_killed_ends_with_the_same_weights(
     detector: RetinaFocus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,12 +140,6 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(
         assert all(torch.equal(value, other[key]) for key, value in branch.state_dict().items())
 
 
-def test_a_checkpoint_of_other_branches_is_refused(detector: RetinaFocus, tmp_path: Path) -> None:
-    after(detector, LEVEL_HEADS[:1], 0).save(tmp_path / "checkpoint.pt")
-    with pytest.raises(SettingsError, match="a training of other branches"):
-        after(detector, LEVEL_HEADS[1:2], 0).load(tmp_path / "checkpoint.pt")
-
-
 @pytest.mark.parametrize("head", LEVEL_HEADS, ids=lambda head: head.feature)
 def test_the_network_of_a_branch_says_what_the_branch_does_and_finds_what_the_detector_does(
     detector: RetinaFocus, head: Head, tmp_path: Path
@@ -183,7 +157,7 @@ def test_the_network_of_a_branch_says_what_the_branch_does_and_finds_what_the_de
 
 def test_the_smallest_face_of_the_labels_goes_into_the_preset(detector: RetinaFocus) -> None:
     head = Head("C4", FocusLabelConfig(smallest=5, small=64, large=90))
-    network = network_with(detector, head, after(detector, (head,), 0).branches[head.name])
+    network = network_with(detector, marking(detector, head), after(detector, (head,), 0).branches[head.name])
     assert network.preset.focus is not None
     assert (network.preset.focus.feature, network.preset.focus.smallest) == ("C4", 5.0)
     assert (head.name, head.stride) == ("C4-5-64-90", 16)
@@ -197,15 +171,6 @@ def test_heads_that_two_parts_share_are_trained_once() -> None:
 
 
 # Maps
-
-
-def test_threshold_for_a_share_marks_that_share() -> None:
-    hundredths = np.float32(0.01) * np.arange(1, 101, dtype=np.float32)
-    maps = [hundredths[:50].reshape(5, 10), hundredths[None, 50:]]
-    threshold = threshold_for(maps, 0.1)
-    assert threshold == pytest.approx(0.91)
-    assert share_above(maps, threshold) == pytest.approx(0.1)
-    assert threshold_for([np.zeros((2, 2), np.float32)], 0.5) > 0, "the cascade takes no threshold of 0"
 
 
 def test_recalls_and_their_prices_by_hand() -> None:
@@ -241,10 +206,6 @@ def test_inside_one_chip_and_not_in_two_together() -> None:
     boxes = np.array([[0, 0, 4, 4], [3, 1, 5, 2], [5, 1, 8, 4]], np.float32)
     assert inside_one(boxes, chips).tolist() == [True, False, True]
     assert inside_one(boxes, chips[:0]).tolist() == [False] * 3
-
-
-def test_room_around_focus_cells_is_the_same_in_pixels_at_every_stride() -> None:
-    assert {stride: dilation_of(stride) // 2 * stride for stride in (4, 8, 16)} == {4: 8, 8: 8, 16: 16}
 
 
 def test_faces_that_this_level_finds_need_no_finer_look() -> None:

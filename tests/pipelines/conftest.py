@@ -94,11 +94,11 @@ FACE_POINTS = ((0.3, 0.4), (0.7, 0.4), (0.5, 0.58), (0.33, 0.76), (0.67, 0.76))
 def run_job() -> Callable[..., Run]:
     """A function that runs a job in this process and opens its tables."""
 
-    def run(photos: Path, output: Path, weights: Path, **settings: object) -> Run:
+    def run(photos: Path, output: Path, weights: Path, *, log: str | None = None, **settings: object) -> Run:
         settings = {"runner": "local", "workers": "2", "detector": DetectorConfig(device="cpu"), **settings}
         job = planning.DetectJob(inputs=[str(photos)], output=str(output), weights=str(weights), **settings)  # type: ignore[arg-type]
         with open(os.devnull, "w") as quiet:
-            detect.run(planning.plan(job), Progress(quiet))
+            detect.run(planning.plan(job), Progress(quiet, events=log))
         return open_run(output)
 
     return run

@@ -54,3 +54,13 @@ def test_shard_that_killed_too_many_workers_is_refused_by_one_command_and_tried_
     assert sorted(run.names(ATTEMPTS_FOLDER)) == [f"{ATTEMPTS_FOLDER}/00000003-a0", f"{ATTEMPTS_FOLDER}/00000004-b"]
     with marked(run, 3, "d") as careful:
         assert careful
+
+
+def test_mark_that_goes_meanwhile_or_is_torn_is_a_worker_nobody_knows(
+    run: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.put(f"{ATTEMPTS_FOLDER}/00000003-torn", b"node:\xff")
+    names = list(run.names(ATTEMPTS_FOLDER))
+    monkeypatch.setattr(type(run), "names", lambda self, folder: [*names, f"{ATTEMPTS_FOLDER}/00000003-gone"])
+    with marked(run, 3, "b", "node:1:1") as dead:
+        assert dead == ["node:\N{REPLACEMENT CHARACTER}", ""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -17,10 +18,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipelines import detect, ledger, planning
+from pipelines.budget import ErrorBudget
 from pipelines.report import Progress, summary
 from retinafocus import Detector, DetectorConfig, open_run
 from retinafocus.engines import engine_versions, resolve_engine
@@ -266,6 +269,15 @@ def test_full_disk_ends_the_run_with_its_reason_and_the_next_goes_on(
             run_job(archive, tmp_path, tiny_weights)
     assert not open_run(tmp_path).complete
     assert run_job(archive, tmp_path, tiny_weights).images().equals(finished.images())
+
+
+def test_shards_that_fail_for_one_reason_are_named_together() -> None:
+    counts = {"photos": 0, "failed": 0, "looked_at": 0, "faces": 0}
+    rows = [{"shard": number, **counts, "error": f"OSError: {why}"} for number, why in enumerate("aba")]
+    results = (pa.Table.from_pylist([row]) for row in rows)
+    progress, budget = Progress(io.StringIO()), ErrorBudget(None, [], 3)
+    with pytest.raises(RunError, match=r"^shards 0, 2: OSError: a; shard 1: OSError: b; mend the cause"):
+        detect._consume(results, 4, progress, budget)
 
 
 def _broken_photos(folder: Path) -> dict[str, str]:

@@ -259,6 +259,7 @@ def test_books_add_up(tmp_path: Path) -> None:
     assert reconcile(read_ledger(storage), listed) == {
         "photos": 4, "faces": 2, "photos_with_faces": 2, "pixels_processed": 10,
         **dict(zip(CASCADE_COUNTS, (18, 2, 4, 8, 6), strict=True)), "statuses": {"corrupt": 2, "ok": 2},
+        "engines": {"not recorded": 4},
         "seconds": {"decode": 0.0, "network": 0.0, "other": 0.0, "read": 1.0}, "missing_shards": [2],
     }  # fmt: skip
 

@@ -18,6 +18,7 @@ import pytest
 
 from pipelines.limits import Limits
 from pipelines.report import Progress
+from pipelines.room import Crew
 from pipelines.workers import Workers
 from retinafocus import open_run
 from retinafocus.errors import RunError, SettingsError
@@ -80,6 +81,16 @@ def test_two_actors_write_the_tables_of_the_local_run(
     assert f":{os.getpid()}:" not in "".join(workers)
     assert run.faces().equals(undisturbed.faces())
     assert run.images().equals(undisturbed.images())
+
+
+def test_range_of_workers_begins_with_the_least_and_changes_nothing(
+    run_job: Callable[..., Run], ray_cluster: str, archive: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    run = run_job(archive, tmp_path / "range", tiny_weights, runner="auto", workers="1..9")  # the cluster has 3 for it
+    assert (run.info["runner"], run.info["workers"]["least"], run.info["workers"]["count"]) == ("ray", 1, 9)
+    local = run_job(archive, tmp_path / "local", tiny_weights)
+    assert run.faces().equals(local.faces())
+    assert run.images().equals(local.images())
 
 
 def test_killed_driver_loses_and_doubles_nothing(
@@ -272,13 +283,12 @@ def test_job_that_waits_for_a_busy_cluster_stops_at_once_and_asks_for_nothing_mo
     other = SomebodyElse.remote()
     assert ray.get(other.is_there.remote())
     monkeypatch.setattr(on_ray, "WAIT_SECONDS", 60.0)
+    crew = Crew(workers=Workers(count=1, device="cpu", chosen=True), least=1, most=1, needs={"CPU": 1.0})
     before, began = signal.signal(signal.SIGALRM, stop), time.monotonic()
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.5)
         with pytest.raises(KeyboardInterrupt):
-            on_ray._wait_for_room(
-                on_ray.RayPlan(workers=Workers(count=1, device="cpu", chosen=True), address="x"), print
-            )
+            on_ray._wait_for_room(crew, print)
     finally:
         signal.signal(signal.SIGALRM, before)
         ray.kill(other)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import pyarrow as pa
@@ -215,6 +216,11 @@ def test_rows_after_the_checkpoint_are_taken_out(tmp_path: Path) -> None:
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
     assert again.best() == 0.2
     assert again.rows[0]["bad"] is None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.replace", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            TrainLog(tmp_path, 1, 4)
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]  # cut short there, it has lost none
 
 
 def test_samples_and_settings_can_be_looked_at(

@@ -17,6 +17,7 @@ from pipelines.settings import settings_toml
 from pipelines.train import train
 from pipelines.train_config import TrainConfig, read_train_config
 from pipelines.train_log import read_metrics
+from pipelines.train_worker import STOP_FILE
 from retinafocus.errors import SettingsError
 from retinafocus.weights import read_info
 
@@ -32,18 +33,20 @@ STEPS = 14
 
 
 @pytest.fixture
-def config(labelled_folder: Path, tmp_path: Path) -> TrainConfig:
+def config(labelled_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    monkeypatch.chdir(tmp_path)  # the workers are at work in other folders, and must not look for these there
+    folder = os.path.relpath(labelled_folder)
     settings = tmp_path / "two.toml"
     settings.write_text(
         f"""
-        output = "{tmp_path / "run"}"
+        output = "run"
         batch = 4
         epoch_steps = 1
         workers = 2
         loaders = 0
         device = "cpu"
-        data.folders = ["{labelled_folder}"]
-        evaluation = {{folder = "{labelled_folder}", min_face = 20, every = 7}}
+        data.folders = ["{folder}"]
+        evaluation = {{folder = "{folder}", min_face = 20, every = 7}}
         sample.crop.side = 64
         loop = {{steps = {STEPS}, warmup_steps = 2}}
         """
@@ -70,6 +73,7 @@ def test_killed_worker_and_killed_driver_lose_and_double_no_step(
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert read_metrics(output)[-1]["step"] < STEPS
+    (output / STOP_FILE).touch()  # left over from a trial that was killed while it was left
     summary = train(config, resume=True)
     rows = read_metrics(output)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))

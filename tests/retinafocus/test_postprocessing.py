@@ -62,6 +62,15 @@ class TestFindCandidates:
             len(find_candidates(outputs_with((16, 24), {0: 0.5}), (16, 24), PRESET, PostConfig(score_floor=0.5))) == 1
         )
 
+    @pytest.mark.parametrize("floor", [0.99999, 0.9999999, 1 - 2.0**-26])
+    def test_floor_just_below_one_keeps_every_score_from_it_on(self, floor: float) -> None:
+        # A score of 1 in float32 may come from a difference of 16.7 as well as of 18.
+        outputs = outputs_with((96, 96), {})
+        outputs.class_logits[0, :, 1] = torch.linspace(11, 19, outputs.class_logits.shape[1])
+        scores = find_candidates(outputs, (96, 96), PRESET, PostConfig(top_k=None)).scores
+        found = find_candidates(outputs, (96, 96), PRESET, PostConfig(top_k=None, score_floor=floor))
+        assert len(found) == (scores >= np.float32(floor)).sum() > 0
+
     def test_floor_zero_keeps_every_anchor(self) -> None:
         found = find_candidates(outputs_with((16, 24), {}), (16, 24), PRESET, PostConfig(score_floor=0))
         assert len(found) == len(anchor_boxes(PRESET.anchors, (16, 24)))

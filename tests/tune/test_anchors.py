@@ -10,7 +10,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -19,37 +18,20 @@ from pipelines.report import Progress
 from pipelines.train_config import AnchorSettings, ModelConfig, TrainConfig, read_train_config
 from pipelines.train_worker import build_samples, read_folder
 from retinafocus.anchors import AnchorConfig, anchor_boxes
-from retinafocus.datasets.labelled import LANDMARK_COLUMNS
 from retinafocus.errors import SettingsError
 from retinafocus.models import get_preset
 from retinafocus.training.anchor_coverage import ALL_SIZES, BUCKETS, coverage
 from retinafocus.training.anchor_estimation import EstimateConfig
 from tune.anchor_sets import compared_sets, rounded
-from tune.anchors import AnchorsJob, network_faces, training_settings
+from tune.anchors import AnchorsJob
+from tune.seen_faces import network_faces, training_settings
 
 pytest.importorskip("matplotlib")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Labels of twelve photos with eight faces each, 12 to 200 px, a quarter higher than wide; without the pictures."""
-    root = tmp_path_factory.mktemp("labelled")
-    rng = np.random.default_rng(4)
-    images = [{"image": f"{number}.jpg", "width": 640, "height": 480, "source": "a"} for number in range(12)]
-    labels = []
-    for image in images:
-        for size in np.exp(rng.uniform(np.log(12), np.log(200), 8)):
-            width, height = size / 1.25**0.5, size * 1.25**0.5
-            left, top = rng.uniform(0, 640 - width), rng.uniform(0, 480 - height)
-            box = {"x1": left, "y1": top, "x2": left + width, "y2": top + height}
-            labels.append({"image": image["image"], "kind": "human", **box} | dict.fromkeys(LANDMARK_COLUMNS))
-    pq.write_table(pa.Table.from_pylist(images), root / "images.parquet")
-    schema = pa.schema(
-        [("image", pa.string()), ("kind", pa.string())]
-        + [(name, pa.float32()) for name in ("x1", "y1", "x2", "y2", *LANDMARK_COLUMNS)]
-    )
-    pq.write_table(pa.Table.from_pylist(labels, schema=schema), root / "labels.parquet")
-    return root
+@pytest.fixture
+def folder(labels_alone: Path) -> Path:
+    return labels_alone
 
 
 def test_what_is_left_and_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

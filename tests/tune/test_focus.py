@@ -7,20 +7,33 @@ import re
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from pipelines import cli
+from pipelines.commands.search import run_search
 from pipelines.detect_config import read_detect_settings
 from pipelines.planning import detector_config
 from retinafocus.cascade import CascadeConfig
 from retinafocus.datasets.labelled import LabelledPhoto
+from retinafocus.detector import Detector, DetectorConfig
 from retinafocus.errors import RunError, SettingsError
 from retinafocus.focus.chips import ChipConfig
 from retinafocus.models import get_preset
 from retinafocus.postprocessing import PostConfig
+from retinafocus.weights import find_weights
 from tune.focus import FocusJob, choose, labels_digest, settings_file
-from tune.focus_trials import SPACE, LookCosts, cascade_of, check_space, defaults_of, measure_costs, routes_of
+from tune.focus_trials import (
+    SPACE,
+    FocusTrials,
+    LookCosts,
+    cascade_of,
+    check_space,
+    defaults_of,
+    measure_costs,
+    routes_of,
+)
 from tune.space import parse_space
 from tune.sweep import Trial
 
@@ -62,6 +75,7 @@ def test_wish_that_no_trial_fulfils_is_answered_with_the_nearest() -> None:
         pytest.param({"max_cost": 1.0, "min_ap": 0.5}, "two ways to choose", id="both"),
         pytest.param({"max_cost": 0.0}, "max-cost is 0", id="free"),
         pytest.param({"min_ap": 50.0}, "min-ap is 50; choose a share", id="percent"),
+        pytest.param({"report_folders": ["x", "./a"]}, "report-folder a is the one that", id="report"),
     ],
 )
 def test_job_that_makes_no_sense_is_refused(words: dict[str, Any], message: str) -> None:
@@ -154,3 +168,36 @@ def test_examples_of_the_documents_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "settings.toml").write_text(settings)
     found = read_detect_settings(tmp_path / "settings.toml")
     assert found.cascade.chips == (ChipConfig(threshold=0.1), ChipConfig(threshold=0.3, dilation=1))
+
+
+def test_search_that_was_stopped_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    def search() -> str:
+        raise KeyboardInterrupt
+
+    assert run_search(search) == 4
+    assert "finished trials are kept, the same command with --resume goes on" in capsys.readouterr().err
+    assert run_search(lambda: "found") == 0
+    assert capsys.readouterr().out == "found\n"
+
+
+def test_photo_to_report_on_that_cannot_be_looked_at_is_named(tmp_path: Path) -> None:
+    engine = Detector.from_pretrained(find_weights(None), DetectorConfig(engine="torch", device="cpu")).engine
+    assert cv2.imwrite(str(tmp_path / "a.png"), np.zeros((48, 64, 3), np.uint8))
+
+    def found(name: str, size: tuple[int, int]) -> int:
+        nobody = np.zeros((0, 4), np.float32)
+        photo = LabelledPhoto(
+            path=tmp_path / name, size=size, boxes=nobody, landmarks=np.zeros((0, 5, 2), np.float32), ignore=nobody,
+            source="a", kinds=(),
+        )  # fmt: skip
+        trials = FocusTrials(
+            cache=tmp_path, photos=[photo], weights=tmp_path, detector=DetectorConfig(),
+            costs=LookCosts(per_look=0, per_pixel=0), look_at_chips=True,
+        )  # fmt: skip
+        return len(trials.really_found({}, engine))
+
+    assert found("a.png", (48, 64)) == 1
+    with pytest.raises(RunError, match=r"a\.png is \(48, 64\) px, its labels say \(64, 48\); mend them"):
+        found("a.png", (64, 48))
+    with pytest.raises(RunError, match=r"b\.png: .*; mend it or take it from the labels"):
+        found("b.png", (48, 64))

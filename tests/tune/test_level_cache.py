@@ -17,8 +17,8 @@ from retinafocus.errors import RunError, SettingsError
 from retinafocus.focus.chips import ChipConfig
 from retinafocus.levels import Level
 from retinafocus.postprocessing import PostConfig
-from tune import level_cache
-from tune.chip_answers import ChipAnswers
+from tune import photo_parts
+from tune.chip_answers import ChipAnswers, Recent
 from tune.estimate import CachedPixels, estimate
 from tune.level_cache import LevelCache, read_cache, route_of, write_cache
 
@@ -114,6 +114,23 @@ def test_those_settings_do_have_chips(cache: LevelCache, photos: list[LabelledPh
     for number in range(len(photos)):
         estimated(cache, number, detector, cascade, answers=answers)
     assert answers.pixels == looked  # each chip only once
+    forgetful = ChipAnswers(detector.engine, 20, answer_bytes=0, pixel_bytes=0)
+    again = [estimated(cache, number, detector, cascade, answers=forgetful) for number in range(len(photos))]
+    assert forgetful.pixels == looked
+    assert len(forgetful) == 0
+    for one, other in zip(found, again, strict=True):
+        assert_same(one, other)
+
+
+def test_what_was_asked_for_longest_ago_is_let_go() -> None:
+    recent: Recent[str] = Recent(most_bytes=10)
+    for key in ("a", "b"):
+        recent.put(key, key.upper(), 4)
+    assert recent.get("a") == "A"
+    recent.put("c", "C", 6)  # 14 bytes: without b they are 10
+    assert [recent.get(key) for key in "abc"] == ["A", None, "C"]
+    recent.put("d", "D", 11)  # larger than all there is
+    assert [recent.get(key) for key in "acd"] == ["A", "C", None]
 
 
 def test_chips_from_levels_cost_what_they_cost_where_their_map_is_whole(
@@ -149,7 +166,7 @@ def test_levels_in_tiles(tmp_path: Path, photos: list[LabelledPhoto], detector: 
 def test_killed_pass_goes_on_and_gives_the_same(
     tmp_path: Path, photos: list[LabelledPhoto], cache: LevelCache, detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(level_cache, "PHOTOS_IN_A_PART", 1)
+    monkeypatch.setattr(photo_parts, "PHOTOS_IN_A_PART", 1)
 
     def die_after_two(photos_done: int) -> None:
         done.append(photos_done)
@@ -159,7 +176,7 @@ def test_killed_pass_goes_on_and_gives_the_same(
     done: list[int] = []
     with pytest.raises(KeyboardInterrupt):
         write_cache(tmp_path, photos, detector.engine, ROUTES, RECORD, die_after_two)
-    with pytest.raises(RunError, match="the cache of levels is not finished; run the same command again"):
+    with pytest.raises(RunError, match="the cache of photos is not finished; run the same command again"):
         read_cache(tmp_path, photos)
     again: list[int] = []
     write_cache(tmp_path, photos, detector.engine, ROUTES, RECORD, again.append)

@@ -33,6 +33,15 @@ def test_file_is_read_and_written_back(tmp_path: Path) -> None:
     assert parse_space(space.to_toml(), "again") == space
 
 
+def test_choices_of_tables_and_lists_are_written_as_toml() -> None:
+    text = 'a = [{ sizes = [[8.0], [1e-7]], "of x" = true }, { sizes = [] }]\n'
+    text += 'b = [[true], ["c"]]\nd = "x\\n\\u007f\\"\\\\ä"\n'
+    space = parse_space(text, "text")
+    assert space.searched["a"] == Choice(({"sizes": [[8.0], [1e-7]], "of x": True}, {"sizes": []}))
+    assert space.fixed == {"d": 'x\n\x7f"\\ä'}
+    assert parse_space(space.to_toml(), "again") == space
+
+
 def test_points_of_the_unit_cube_are_settings() -> None:
     space = parse_space(TEXT, "text")
     fixed = {"a.list.1.side": 32, "kind": "x"}
@@ -50,6 +59,12 @@ def test_names_become_tables_and_lists() -> None:
         nested({"a.list.1.side": 3})
     with pytest.raises(SettingsError, match=r"a\.b: a is a value and has no keys"):
         nested({"a": 1, "a.b": 2})
+    with pytest.raises(SettingsError, match=r"x\.a\.b: x\.a is a value and has no keys"):
+        nested({"x.a.b": 2, "x.a": 1})
+    table = {"c": 1}
+    with pytest.raises(SettingsError, match=r"a\.b: a is a value"):
+        nested({"a": table, "a.b": 2})
+    assert table == {"c": 1}  # it may be a choice of the space, which other trials get as well
 
 
 @pytest.mark.parametrize(
@@ -59,6 +74,7 @@ def test_names_become_tables_and_lists() -> None:
         pytest.param("a = 1", "FILE: no setting has a range or choices", id="nothing searched"),
         pytest.param("a = []", "FILE: a: is an empty list", id="no choices"),
         pytest.param("a = { from = 1 }", "FILE: a: give a range", id="half a range"),
+        pytest.param("a = { from = false, to = true }", r"FILE: a: .* give the choices \[false", id="truth"),
         pytest.param("a = { from = 2, to = 1 }", "FILE: a: goes from 2 to 1", id="backwards"),
         pytest.param("a = { from = 0, to = 1, log = true }", "begin above 0", id="log of zero"),
         pytest.param("a = { from = 0, to = 1, step = 2 }", r"FILE: a: has step; give a range", id="unknown key"),
@@ -103,6 +119,19 @@ def test_optuna_finds_what_is_good() -> None:
 
     led, spread = told("optuna"), told("sobol")
     assert sum(led) / len(led) > 0.3 + sum(spread) / len(spread)
+
+
+@pytest.mark.parametrize(
+    ("kind", "inside", "outside"),
+    [
+        pytest.param(Range(2.0, 6.0), [2.0, 3, 6.0], [1.999, 6.001, None, "3", True, float("nan")], id="range"),
+        pytest.param(Range(1, 3, whole=True), [1, 2.0, 3], [0, 2.5, 4], id="whole numbers"),
+        pytest.param(Choice((8, "all", [1, 2])), [8, "all", [1, 2]], [16, None, [1]], id="choices"),
+    ],
+)
+def test_what_a_range_and_choices_hold(kind: Range | Choice, inside: list[object], outside: list[object]) -> None:
+    assert all(kind.holds(value) for value in inside)
+    assert not any(kind.holds(value) for value in outside)
 
 
 def test_optuna_goes_on_from_remembered_trials() -> None:
