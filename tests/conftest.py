@@ -28,9 +28,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="also run the tests that take minutes")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    if "ray" in item.keywords:  # one process of the run has the one cluster
-        item.add_marker(pytest.mark.xdist_group("ray"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand tests out one by one, but those of files that join Ray to one process, which has the one cluster."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    with_ray = {
+        path.relative_to(config.rootpath).as_posix()
+        for path in Path(__file__).parent.rglob("test_*.py")
+        if "mark.ray" in path.read_text(encoding="utf-8")
+    }
+
+    class RayTogether(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "ray" if nodeid.partition("::")[0] in with_ray else nodeid
+
+    return RayTogether(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

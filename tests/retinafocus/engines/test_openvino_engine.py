@@ -178,3 +178,25 @@ print("alive")
 def test_signals_are_survived_after_engines_are_dropped_in_the_order_they_were_made() -> None:
     child = subprocess.run([sys.executable, "-c", ENGINES_DROPPED], capture_output=True, text=True)
     assert (child.returncode, child.stdout) == (0, "alive\n"), child.stderr
+
+
+# Stands still in one of four tries where the table of types is not made on import.
+THREADS_AT_ONCE = """
+import threading
+from retinafocus.engines.openvino_import import openvino
+together = threading.Barrier(8)
+threads = [
+    threading.Thread(target=lambda: (together.wait(), openvino.Type.f32.to_dtype())) for _ in range(8)
+]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print("alive")
+"""
+
+
+def test_first_pictures_of_several_threads_do_not_wait_for_each_other_for_ever() -> None:
+    command = [sys.executable, "-c", THREADS_AT_ONCE]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (child.returncode, child.stdout) == (0, "alive\n"), child.stderr
