@@ -27,8 +27,8 @@ def _without_telemetry() -> ModuleType:
 
 openvino = _without_telemetry()
 
-# Its table of NumPy's types is made at the first question. Two threads that ask at once wait for each other for ever, one
-# with Python's lock, the other with the table's (2026.4). A module is imported in one thread alone.
+# Its table of NumPy's types is made at the first question. Two threads that ask at once wait for each other for ever,
+# one with Python's lock, the other with the table's (2026.4). A module is imported in one thread alone.
 openvino.Type.f32.to_dtype()
 
 
