@@ -21,6 +21,7 @@ pytest.importorskip("matplotlib")
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.slow,
     pytest.mark.timeout(240),
     # Ray leaves sockets and files to the interpreter's end, and warns of its own coming changes.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),

@@ -35,6 +35,7 @@ pytest.importorskip("matplotlib")
 
 ray_test = [
     pytest.mark.ray,
+    pytest.mark.slow,
     pytest.mark.timeout(600),
     # Ray leaves sockets and files to the interpreter's end, and warns of its own coming changes.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
