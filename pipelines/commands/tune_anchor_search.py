@@ -6,6 +6,7 @@ import argparse
 
 from pipelines.commands.command import Verbs, add_verb
 from pipelines.commands.search import add_search_options, run_search, search_settings
+from pipelines.commands.tune_anchors import add_seen_options
 
 EPILOG = """\
 examples:
@@ -32,16 +33,7 @@ def add(actions: Verbs) -> None:
     search = add_verb(actions, "anchor-search", "search anchors for coverage of faces and number", epilog=EPILOG)
     search.add_argument("folder", metavar="FOLDER", help="labelled photos: images.parquet, labels.parquet, images/")
     search.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for the result")
-    seen = search.add_argument_group("what the network sees")
-    seen.add_argument("--config", metavar="FILE", help="settings of the training in TOML: how its crops are cut")
-    either = seen.add_mutually_exclusive_group()
-    either.add_argument(
-        "--crop-size", type=int, metavar="PX", help="edge of the crops (default: that of --config, or 320)"
-    )
-    either.add_argument(
-        "--factors", nargs="+", type=float, metavar="F", help="whole photos at these factors of their size, no crops"
-    )
-    seen.add_argument("--draws", type=int, metavar="N", help="crops to look at (default: 4000)")
+    add_seen_options(search)
     choice = search.add_argument_group("what is chosen", "default: the best with as many anchors as the preset has")
     choice.add_argument(
         "--measure", choices=("mean-overlap", "coverage"), default="mean-overlap",

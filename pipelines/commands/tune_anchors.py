@@ -42,13 +42,15 @@ def add(actions: Verbs) -> None:
         "--ratio", type=_ratio, default=None, metavar="auto|R",
         help="height / width of the anchors; auto: the median of the faces (default: auto)",
     )  # fmt: skip
-    _add_faces(anchors)
+    seen = add_seen_options(anchors)
+    seen.add_argument("--seed", type=int, metavar="N", help="of the crops (default: that of --config, or 0)")
     _add_remedies(anchors)
     anchors.set_defaults(verb=_tune_anchors)
 
 
-def _add_faces(anchors: argparse.ArgumentParser) -> None:
-    seen = anchors.add_argument_group("what the network sees")
+def add_seen_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Which faces, as the network sees them: what `tune.seen_faces` takes, but for the seed."""
+    seen = parser.add_argument_group("what the network sees")
     seen.add_argument("--config", metavar="FILE", help="settings of the training in TOML: how its crops are cut")
     either = seen.add_mutually_exclusive_group()
     either.add_argument(
@@ -58,7 +60,7 @@ def _add_faces(anchors: argparse.ArgumentParser) -> None:
         "--factors", nargs="+", type=float, metavar="F", help="whole photos at these factors of their size, no crops"
     )
     seen.add_argument("--draws", type=int, metavar="N", help="crops to look at (default: 4000)")
-    seen.add_argument("--seed", type=int, metavar="N", help="of the crops (default: that of --config, or 0)")
+    return seen
 
 
 def _add_remedies(anchors: argparse.ArgumentParser) -> None:
