@@ -12,7 +12,7 @@ import psutil
 
 # How often a tree is looked at while its processor time is added up. What a process spends after the last look before
 # its end is missed.
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 0.5
 
 _GONE = (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied)
 
@@ -37,9 +37,19 @@ class ProcessTree:
     def living(self) -> list[psutil.Process]:
         """Those that live now, the command first. A process is told from a later one of its number by its start."""
         with self._lock:
+            # One walk over all processes: `Process.children` would make one for each process of the tree.
+            by_parent: dict[int, list[psutil.Process]] = {}
+            for process in psutil.process_iter():
+                with contextlib.suppress(*_GONE):
+                    by_parent.setdefault(process.ppid(), []).append(process)
             for process in self._known:  # which grows meanwhile
                 with contextlib.suppress(*_GONE):
-                    self._known += [child for child in process.children() if child not in self._known]
+                    # A child that began before its parent is one of an earlier process of that number.
+                    self._known += [
+                        child
+                        for child in by_parent.get(process.pid, [])
+                        if child not in self._known and child.create_time() >= process.create_time()
+                    ]
             self._known = [process for process in self._known if _lives(process)]
             return list(self._known)
 

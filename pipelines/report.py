@@ -40,6 +40,7 @@ class Progress:
         stream: where to; None for stderr.
         supervisor: also told how far it is.
         counted: what is looked at, if not photos.
+        finds: whether faces are found, and failures are told, on the way.
         events: a file of what happens, for programs.
     """
 
@@ -48,10 +49,11 @@ class Progress:
         stream: TextIO | None = None,
         supervisor: Supervisor | None = None,
         counted: str = "photos",
+        finds: bool = True,
         events: str | None = None,
     ) -> None:
         self._supervisor = supervisor or Supervisor()
-        self._counted = counted
+        self._counted, self._finds = counted, finds
         self.console = Console(file=stream or sys.stderr, highlight=False)
         self.events = EventLog(events, self.note)
         self._lock = threading.Lock()
@@ -119,7 +121,8 @@ class Progress:
 
     def _line(self) -> str:
         rate = (self._photos - self._before) / max(monotonic() - self._started, 1e-9)
-        return f"{rate:.1f} {self._counted}/s, {self._faces:,} faces, {self._failed:,} failed"
+        found = f", {self._faces:,} faces, {self._failed:,} failed" if self._finds else ""
+        return f"{rate:.1f} {self._counted}/s{found}"
 
     def _log(self) -> None:
         self._logged = monotonic()

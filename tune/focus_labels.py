@@ -272,7 +272,7 @@ def _crops(known: _Known, maps: Sequence[str]) -> tuple[CropMaps, str]:
 
 def _shown(counted: str, total: int, work: Callable[[Callable[[int], None]], None]) -> None:
     """Do something slow with a bar."""
-    progress = Progress(counted=counted)
+    progress = Progress(counted=counted, finds=False)
 
     def done(count: int) -> None:
         for _ in range(count):

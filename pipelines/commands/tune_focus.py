@@ -71,4 +71,4 @@ def _tune_focus(options: argparse.Namespace) -> int:
         min_ap=options.min_ap,
         **search_settings(options),
     )
-    return run_search(lambda: tune_focus(job, Progress()))
+    return run_search(lambda: tune_focus(job, Progress(finds=False)))

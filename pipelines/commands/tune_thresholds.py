@@ -77,7 +77,7 @@ def _tune_thresholds(options: argparse.Namespace) -> int:
         by_people=options.by_people,
         **search_settings(options),
     )
-    return run_search(lambda: tune_thresholds(job, Progress()))
+    return run_search(lambda: tune_thresholds(job, Progress(finds=False)))
 
 
 def _settings(options: argparse.Namespace) -> DetectSettings:

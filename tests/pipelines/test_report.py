@@ -42,6 +42,16 @@ def test_shards_alone_are_counted() -> None:
     assert "photos 2 of 4: " in stream.getvalue()
 
 
+def test_work_that_finds_nothing_on_the_way_counts_no_faces() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream, counted="crops", finds=False)
+    progress.start(2, done=0)
+    progress.photo(0)
+    progress.stop()
+    assert "crops 1 of 2: " in stream.getvalue()
+    assert "faces" not in stream.getvalue()
+
+
 def test_summary_says_what_was_found_what_failed_and_where_the_time_went() -> None:
     lines = summary("OUT", {"totals": TOTALS}).splitlines()
     assert lines[0] == "photos   10: 8 looked at, 2 failed (2 corrupt)"
