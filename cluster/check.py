@@ -95,18 +95,22 @@ SBATCH_OPTIONS = {
 }
 
 
+# Of the nodes, by which some packages have other pins.
+NODE_PYTHON = {"python_version": "3.12", "python_full_version": "3.12.12"}
+
+
 def pin_problems(text: str) -> list[str]:
-    """Of the pins: what `pyproject.toml` asks for, by versions that it admits."""
+    """Of the pins that nodes take: what `pyproject.toml` asks for, by versions that it admits."""
     lines = [Requirement(line) for line in text.splitlines() if line and not line.startswith("#")]
     found = [f"{line}: is not pinned" for line in lines if not re.fullmatch(r"==[\w.]+", str(line.specifier))]
     pins = {
         line.name: str(line.specifier).removeprefix("==")
         for line in lines
-        if line.marker is None or line.marker.evaluate()
+        if line.marker is None or line.marker.evaluate(NODE_PYTHON)
     }
     for wanted in map(Requirement, metadata.requires("retinafocus") or []):
         needed = wanted.marker is None or any(
-            wanted.marker.evaluate({"extra": extra}) for extra in ("", "cluster", "openvino", "s3")
+            wanted.marker.evaluate({**NODE_PYTHON, "extra": extra}) for extra in ("", "cluster", "openvino", "s3")
         )
         if not needed or wanted.name == "retinafocus":
             continue

@@ -73,7 +73,8 @@ JOB_SPEC = _object(
     shutdownAfterJobFinishes={"const": True},
     ttlSecondsAfterFinished=_COUNT,
     backoffLimit=_COUNT,
-    submitterConfig=_object(["backoffLimit"], backoffLimit=_COUNT),
+    # With 0, a log whose line breaks ends the run: KubeRay takes it for one that could not be submitted.
+    submitterConfig=_object(["backoffLimit"], backoffLimit={"type": "integer", "minimum": 1}),
     submitterPodTemplate=_POD,
     rayClusterSpec=CLUSTER_SPEC,
 )

@@ -19,7 +19,7 @@ from retinafocus.detector import Detector, DetectorConfig
 from retinafocus.errors import PhotoError, SettingsError
 from retinafocus.footprint import decoded_bytes, streamed_bytes
 from retinafocus.photos import REDUCTIONS, PhotoHeader, read_bytes, read_header
-from retinafocus.reading import read_start
+from retinafocus.reading import local_path, read_start
 from retinafocus.storage import OBJECT_SCHEMES, StorageConfig, uri_scheme
 
 SAMPLED_HEADERS = 16
@@ -222,7 +222,7 @@ def calibrate(detector: Detector, uris: Sequence[str], storage: StorageConfig | 
 
 def _read_photo(uri: str, storage: StorageConfig | None, whole_bytes: int | None) -> SampledPhoto | None:
     """What a photo's header tells, from the first bytes of its file where they suffice; None: it is passed over."""
-    if os.path.isfile(uri) or uri_scheme(uri) in OBJECT_SCHEMES:
+    if os.path.isfile(local_path(uri)) or uri_scheme(uri) in OBJECT_SCHEMES:
         # Otherwise the header lies further on, or something is wrong: the whole file decides what.
         with contextlib.suppress(OSError, PhotoError, SettingsError, struct.error):
             start, size = read_start(uri, HEADER_BYTES, storage)

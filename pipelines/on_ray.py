@@ -8,7 +8,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic
@@ -48,6 +48,8 @@ SILENCE_SECONDS = 600.0
 # Rows that name shards, and their counts, are all that is kept in the object store of a private cluster; what Ray would
 # set aside for it is memory that workers can use.
 OBJECT_STORE_BYTES = 1 << 28
+
+_TOKEN_WORDS = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file that holds it"
 
 # Shards whose answer Ray lost, before the job itself gives up.
 MAX_LOST_SHARDS = 16
@@ -122,12 +124,17 @@ def run_on_ray(
 
 def _kinds(config: StageConfig, plan: RayPlan, crews: list[Crew]) -> list[Kind]:
     """Two kinds of actors, which differ in their detectors. One that cannot get ready ends the run at once: it would
-    fail shards faster than the others do them."""
+    fail shards faster than the others do them.
+
+    A GPU worker's processor was counted (`room`), and is not asked of Ray: CPU workers that wait for room would take it
+    when a GPU worker dies, or when a node comes, and the GPU would stand idle to the end.
+    """
     config = replace(config, always_answers=False)
     detectors = (config.detector, plan.beside or config.detector)
     return [
         Kind(
-            name="GPU" if crew.workers.gpus_each else "CPU", least=crew.least, most=crew.most, needs=crew.needs,
+            name="GPU" if crew.workers.gpus_each else "CPU", least=crew.least, most=crew.most,
+            needs=crew.needs | ({"CPU": 0.0} if crew.workers.gpus_each else {}),
             make=partial(DetectShard, replace(config, detector=detector)),
         )
         for crew, detector in zip(crews, detectors, strict=True)
@@ -135,9 +142,11 @@ def _kinds(config: StageConfig, plan: RayPlan, crews: list[Crew]) -> list[Kind]:
 
 
 def _heard(results: Iterator[pa.Table], silence: Silence) -> Iterator[pa.Table]:
-    for counts in results:
-        silence.heard()
-        yield counts
+    # A run that is given up must have ended its actors before Ray is left: `ray.kill` would start Ray anew.
+    with closing(results):  # type: ignore[type-var]  # both ways are generators
+        for counts in results:
+            silence.heard()
+            yield counts
 
 
 def _look(config: StageConfig, shards: list[dict[str, Any]], crew: Crew) -> Iterator[pa.Table]:
@@ -198,9 +207,13 @@ def connect(address: str | None, *, cpus: int, store_bytes: int | None = None) -
             return True
         try:
             ray.init(address=address, **quiet)
-        except (ConnectionError, RuntimeError) as error:
+        except ray.exceptions.AuthenticationError as error:
+            reason = error.message.partition(". ")[0]
+            raise SettingsError(f"address {address}: cannot be joined ({reason}); {_TOKEN_WORDS}") from error
+        except (ConnectionError, RuntimeError) as error:  # also where the token is missing, or is another cluster's
             raise SettingsError(
-                f"address {address}: no Ray cluster answers there ({error}); start one with `ray start --head`"
+                f"address {address}: no Ray cluster answers there ({error}); start one with `ray start --head`, or if "
+                f"it wants a token, {_TOKEN_WORDS}"
             ) from error
     return True
 

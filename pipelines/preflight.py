@@ -99,12 +99,11 @@ class NodeCheck:
         """Why a photo cannot be read here."""
         try:
             read_start(photo, 1, self.storage)
-        except OSError as error:
+        except OSError:  # for a moment, or else `read_photo` has the word for it
             try:
                 read_photo(photo, self.storage)
             except PhotoError as words:
                 return words.status
-            return type(error).__name__
         except RetinaFocusError as error:
             return str(error)
         return None

@@ -104,6 +104,11 @@ def read_photo(source: str | os.PathLike[str], config: StorageConfig | None = No
         raise _row(error) from error
 
 
+def local_path(path: str) -> str:
+    """The path of a file on this machine, which its path or its file URI names."""
+    return os.fsdecode(unquote_to_bytes(urlsplit(path).path)) if uri_scheme(path) == "file" else path
+
+
 def read_start(source: str | os.PathLike[str], most: int, config: StorageConfig | None = None) -> tuple[bytes, int]:
     """The first bytes of a photo's file and the size of all of it.
 
@@ -122,16 +127,14 @@ def read_start(source: str | os.PathLike[str], most: int, config: StorageConfig 
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
             return file.read(most), size
-    with open(path, "rb") as file:
+    with open(local_path(path), "rb") as file:
         return file.read(most), os.fstat(file.fileno()).st_size
 
 
 def _read(path: str, config: StorageConfig) -> PhotoFile:
     scheme = uri_scheme(path)
-    if scheme is None:
-        return _read_file(path, config)
-    if scheme == "file":
-        return _read_file(os.fsdecode(unquote_to_bytes(urlsplit(path).path)), config)
+    if scheme in (None, "file"):
+        return _read_file(local_path(path), config)
     if scheme not in OBJECT_SCHEMES:
         raise PhotoError("read_error", f"no reader for {scheme}://; give a path, file://, s3:// or gs://")
     try:

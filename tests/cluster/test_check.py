@@ -100,6 +100,7 @@ MISTAKES = [
     (RAYJOB, "retinafocus detect", "python detect.py", "entrypoint"),
     (RAYJOB, "shutdownAfterJobFinishes: true", "shutdownAfterJobFinishes: false", "shutdownAfterJobFinishes"),
     (RAYJOB, "shutdownAfterJobFinishes: true", "shutDownAfterJobFinishes: true", "shutDownAfterJobFinishes"),
+    (RAYJOB, "    backoffLimit: 4", "    backoffLimit: 0", "submitterConfig.backoffLimit"),
     (RAYJOB, "restartPolicy: Never", "restartPolicy: Always", "restartPolicy"),
     ("kuberay/serviceaccount.yaml", "metadata:", "metadatas:", "metadatas"),
     ("kuberay/secret.example.yaml", 'auth_token: ""', 'auth_token: "4f3c"', "auth_token has a value"),
@@ -130,6 +131,7 @@ MISTAKES = [
     (RECIPE, "retinafocus weights show", "retinafocus weights list", "weights list"),
     (RECIPE, "FROM runtime AS cuda", "FROM runtime AS gpu", "stage cuda is missing"),
     ("constraints.txt", "ray==2.60.0", "ray==2.9.0", "ray is pinned to 2.9.0"),
+    ("constraints.txt", "numpy==2.5.5", "numpy==1.5.5", "numpy is pinned to 1.5.5"),  # what Python 3.12 takes
     ("constraints.txt", "openvino==", "openvino>=", "is not pinned"),
     ("constraints.txt", "obstore==", "objstore==", "obstore is not pinned"),
     ("README.md", "s3://results/2024 --quick", "s3://results/2024 --quik", "--quik"),

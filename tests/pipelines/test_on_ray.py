@@ -9,18 +9,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipelines.limits import Limits
 from pipelines.report import Progress
 from pipelines.room import Crew
+from pipelines.stages import StageConfig
 from pipelines.workers import Workers
-from retinafocus import open_run
+from retinafocus import DetectorConfig, open_run
 from retinafocus.errors import RunError, SettingsError
 from retinafocus.runs import Run
 
@@ -294,6 +300,87 @@ def test_job_that_waits_for_a_busy_cluster_stops_at_once_and_asks_for_nothing_mo
         ray.kill(other)
     assert time.monotonic() - began < 20
     assert {group["state"] for group in placement_group_table().values()} == {"REMOVED"}
+
+
+def test_cluster_that_wants_its_token_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.exceptions import AuthenticationError
+
+    from pipelines import on_ray
+
+    # What Ray 2.60 raises without the token's file, and with another token or none.
+    errors = [AuthenticationError("No such file. Ensure that"), ConnectionError("Failed to connect")]
+
+    def refused(**settings: object) -> None:
+        raise errors.pop(0)
+
+    monkeypatch.setattr(on_ray.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(on_ray.ray, "init", refused)
+    for said in (r"cannot be joined \(No such file\); set", r"`ray start --head`, or if it wants a token, set"):
+        with pytest.raises(SettingsError, match=rf"address 1\.2\.3\.4:5: .*{said} RAY_AUTH_MODE=token and RAY_"):
+            on_ray.connect("1.2.3.4:5", cpus=1)
+
+
+def test_run_that_is_given_up_ends_its_workers_before_it_leaves_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines import on_ray
+
+    order: list[str] = []
+
+    def look_together(*arguments: object, **settings: object) -> Iterator[pa.Table]:
+        try:
+            while True:
+                yield pa.table({})
+        finally:
+            order.append("workers end")
+
+    cpu = Workers(count=1, device="cpu", chosen=True)
+    workers = Workers(count=1, device="cuda", chosen=True, gpus_each=1.0, beside=cpu)
+    crews = [Crew(workers=kind, least=1, most=1, needs={"CPU": 1.0}) for kind in workers.kinds]
+    config = StageConfig(output="out", weights="w", weights_sha256="", detector=DetectorConfig(device="cpu"))
+    monkeypatch.setattr(on_ray, "connect", lambda *arguments, **settings: True)
+    monkeypatch.setattr(on_ray.ray, "nodes", list)
+    monkeypatch.setattr(on_ray.ray, "shutdown", lambda: order.append("Ray is left"))
+    monkeypatch.setattr(on_ray, "find_crews", lambda *arguments: crews)
+    monkeypatch.setattr(on_ray, "look_together", look_together)
+    results = on_ray.run_on_ray(config, [], on_ray.RayPlan(workers=workers, address=None), print)
+    with closing(results):  # type: ignore[type-var]
+        next(results)
+    assert order == ["workers end", "Ray is left"]
+
+
+def test_gpu_worker_that_dies_comes_back_though_cpu_workers_wait_for_every_processor(
+    ray_cluster: str, tiny_weights: Path, tmp_path: Path
+) -> None:
+    from pipelines import on_ray
+
+    died, back = tmp_path / "died", tmp_path / "back"
+
+    def make(kind: str) -> Callable[[pa.Table], pa.Table]:
+        def look(row: pa.Table) -> pa.Table:
+            patience = time.monotonic() + 20
+            if kind == "GPU" and died.exists():
+                back.touch()
+            elif kind == "GPU":
+                died.touch()
+                os._exit(1)
+            while not back.exists() and time.monotonic() < patience:
+                time.sleep(0.05)
+            return row
+
+        return look
+
+    # The GPU is pretended, and more CPU workers are asked for than there are processors.
+    cpu = Workers(count=6, least=1, device="cpu", chosen=True)
+    workers = Workers(count=1, least=0, device="cuda", chosen=True, gpus_each=1.0, beside=cpu)
+    crews = [Crew(workers=kind, least=1, most=kind.count, needs={"CPU": 1.0}) for kind in workers.kinds]
+    config = StageConfig(
+        output=str(tmp_path), weights=str(tiny_weights), weights_sha256="", detector=DetectorConfig(device="cpu")
+    )
+    kinds = on_ray._kinds(config, on_ray.RayPlan(workers=workers, address=ray_cluster), crews)
+    shards: list[dict[str, Any]] = [{"shard": number, "photos": 1} for number in range(12)]
+    pretended = [replace(kind, make=partial(make, kind.name)) for kind in kinds]
+    done = list(on_ray.look_together(pretended, shards, grows=True, on_round=lambda ready: None))
+    assert sorted(pa.concat_tables(done).column("shard").to_pylist()) == list(range(12))
+    assert back.exists()
 
 
 def _start(photos: Path, out: Path, weights: Path, address: str) -> subprocess.Popen[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import threading
 import time
@@ -17,6 +19,7 @@ import pytest
 
 from pipelines import preflight
 from pipelines.ledger import ATTEMPTS_FOLDER
+from pipelines.manifest import photo_uri
 from pipelines.preflight import NodeCheck, node_check
 from pipelines.stages import DetectShard, StageConfig
 from retinafocus import DetectorConfig
@@ -66,6 +69,23 @@ def test_machine_without_the_photos_is_told_from_one_without_the_output(check: N
     )
     with pytest.raises(RunError, match=r"node n1: can read none of 2 photos"):
         check.require("n1")
+
+
+def test_names_that_are_no_text_are_seen(check: NodeCheck, tmp_path: Path) -> None:
+    photo = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg"))
+    photo.write_bytes(b"photo")
+    assert replace(check, photos=(photo_uri(os.fsencode(photo)),)).problems() == []
+    photo.unlink()
+    (problem,) = replace(check, photos=(photo_uri(os.fsencode(photo)),)).problems()
+    assert "caf%E9.jpg among them (not_found)" in problem
+
+
+def test_photo_that_could_not_be_read_for_a_moment_is_seen(check: NodeCheck, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*arguments: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(preflight, "read_start", failing)
+    assert check.problems() == []
 
 
 def test_output_that_is_not_there_is_not_made(check: NodeCheck, tmp_path: Path) -> None:
