@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from retinafocus.datasets.labelled import LANDMARK_COLUMNS
 from retinafocus.models import RetinaFocus, get_preset
 from retinafocus.runs import Run
 from retinafocus.weights import save_model
+
+from .search_here import without_ray
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +74,28 @@ def labelled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pq.write_table(pa.Table.from_pylist(images), root / "images.parquet")
     pq.write_table(pa.Table.from_pylist(labels), root / "labels.parquet")
     return root
+
+
+@pytest.fixture
+def short_training(labelled_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of the settings of a training: three epochs of one step. The test is at work in the file's folder."""
+    monkeypatch.chdir(tmp_path)  # trials are at work in other folders, and must not look for these there
+    folder = os.path.relpath(labelled_folder)
+    path = tmp_path / "training.toml"
+    path.write_text(
+        f"""
+        batch = 2
+        epoch_steps = 1
+        loaders = 0
+        device = "cpu"
+        data.folders = ["{folder}"]
+        evaluation = {{folder = "{folder}", min_face = 20, photos = 2}}
+        model.preset = "mobilenet025-1mb"
+        sample.crop.side = 64
+        loop = {{steps = 3, warmup_steps = 1}}
+        """
+    )
+    return path
 
 
 def draw_face(picture: np.ndarray, left: int, top: int, width: int) -> dict[str, float]:
@@ -143,6 +169,20 @@ def rows_without(run: Run, names: Iterable[str]) -> list[list[dict[str, object]]
     """Rows of `faces` and of `images`, but for the photos of those names."""
     tables = (run.faces(), run.images())
     return [[row for row in table.to_pylist() if row["uri"].rsplit("/", 1)[1] not in names] for table in tables]
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    """Wait for something, five minutes at most."""
+    deadline = time.monotonic() + 300
+    while not done() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def searches_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches run in the process of the test, without Ray."""
+    for name, module in without_ray().items():
+        monkeypatch.setitem(sys.modules, name, module)
 
 
 @pytest.fixture(scope="session")

@@ -118,7 +118,6 @@ finally:
 """
 
 
-@pytest.mark.slow
 def test_both_kinds_on_several_nodes_of_which_one_comes_and_one_goes_write_the_tables_of_a_laptop(
     run_job: Callable[..., Run], archive: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:

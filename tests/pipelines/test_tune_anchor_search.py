@@ -1,11 +1,7 @@
-"""`retinafocus tune anchor-search` with Ray Tune: killed in the middle, gone on with, and chosen from again."""
+"""`retinafocus tune anchor-search`: killed in the middle, gone on with, and chosen from again."""
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +21,9 @@ from tune.space import read_space
 from tune.sweep import LEDGER_FILE, read_ledger
 from tune.training_trials import config_of
 
-pytest.importorskip("matplotlib")
+from .search_here import kill_in_mid_search
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.timeout(240),
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytest.importorskip("matplotlib")
 
 SIDES = np.repeat([10.0, 14.0, 22.0, 30.0, 45.0, 90.0], 20)
 """Of square faces: octaves with 40, 40, 20 and 20."""
@@ -67,22 +57,16 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_killed_search_goes_on_and_gives_what_an_undisturbed_one_gives(
-    ray_cluster: str, labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    searches_here: None, labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output, space = tmp_path / "out", tmp_path / "space.toml"
     space.write_text(SPACE)
     words = ["tune", "anchor-search", str(labels), "-o", str(output), "--factors", "1", "--space", str(space)]
-    words += ["--trials", str(TRIALS), "--workers", "1", "--search", "sobol", "--seed", "5", "--address", ray_cluster]
+    words += ["--trials", str(TRIALS), "--workers", "1", "--search", "sobol", "--seed", "5"]
     words += ["--measure", "coverage"]
-    command = [sys.executable, "-m", "pipelines.cli", *words]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not read_ledger(output / LEDGER_FILE) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_in_mid_search(20, words)
     before = read_ledger(output / LEDGER_FILE)
-    assert 0 < len(before) < TRIALS
+    assert [trial.number for trial in before] == list(range(16))  # a batch; the next was under way
     assert cli.main([*words, "--resume"]) == 0
     assert f"trials   {TRIALS}, 0 failed; 2 that no other beats in coverage and number" in capsys.readouterr().out
     trials = read_ledger(output / LEDGER_FILE)

@@ -1,18 +1,9 @@
-"""`tune focus-labels` from end to end: killed in the middle, gone on with, and settings that a training takes.
-
-Ray runs what is killed. What goes on runs in this process, as each process of Ray's takes seconds to start; that a
-search goes on under Ray is shown in test_search_on_ray.py.
-"""
+"""`tune focus-labels` from end to end: killed in the middle, gone on with, and settings that a training takes."""
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -20,25 +11,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from pipelines import cli
 from pipelines.train_config import read_train_config
 from retinafocus.weights import load_model
-from tune.sweep import LEDGER_FILE, Prepare, SweepJob, SweepPlan, read_ledger
+from tune import label_judge
+from tune.sweep import LEDGER_FILE, read_ledger
 
 from .conftest import draw_face
+from .search_here import kill_when_held
 
 pytest.importorskip("matplotlib")
-
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.timeout(360),
-    # Ray leaves sockets and files to the interpreter's end, and warns of its own coming changes.
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
 
 CONFIG = """
 [sample.crop]
@@ -52,6 +35,19 @@ large = 64.0
 SPACE = """
 "model.focus" = ["C4", "P3"]
 "sample.focus.small" = { from = 20.0, to = 60.0 }
+"""
+
+
+# Points of a branch's curve: two, as each is a network of its own that looks at all photos.
+FEW = {"SHARES": (0.04, 0.25), "FINER": (0.25,)}
+
+DRIVER = f"""
+import sys
+from search_here import main
+from tune import label_judge
+
+vars(label_judge).update({FEW})
+sys.exit(main())
 """
 
 
@@ -74,27 +70,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def search_here(job: SweepJob, plan: SweepPlan, prepare: Prepare) -> None:
-    """In place of `search_on_ray`: what it is given travels as to a process of Ray's, which works in another folder."""
-    evaluate, home = pickle.loads(pickle.dumps(prepare)), Path.cwd()
-    threads = torch.get_num_threads(), cv2.getNumThreads()
-    try:
-        os.chdir("/")
-        evaluate = evaluate()
-        while batch := plan.next_batch():
-            for number, settings in batch:
-                os.chdir("/")
-                *_, results = evaluate(number, settings)
-                os.chdir(home)
-                plan.finish(number, results, 0.0)
-    finally:
-        os.chdir(home)
-        torch.set_num_threads(threads[0])
-        cv2.setNumThreads(threads[1])
-
-
 def test_killed_search_goes_on_and_gives_settings_that_a_training_takes(
-    ray_cluster: str,
+    searches_here: None,
     photos: Path,
     labelled_folder: Path,
     tmp_path: Path,
@@ -102,28 +79,21 @@ def test_killed_search_goes_on_and_gives_settings_that_a_training_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name, value in FEW.items():
+        monkeypatch.setattr(label_judge, name, value)
     (tmp_path / "config.toml").write_text(CONFIG)
     (tmp_path / "space.toml").write_text(SPACE)
     output = tmp_path / "out"
-    folders = [os.path.relpath(folder) for folder in (labelled_folder, photos)]  # Ray's processes are at work elsewhere
+    folders = [os.path.relpath(folder) for folder in (labelled_folder, photos)]  # trials are at work elsewhere
     words = ["tune", "focus-labels", folders[0], "--judge", folders[1], "-o", "out", "--crops", "8"]
     words += ["--config", "config.toml", "--space", "space.toml"]
     words += ["--steps", "4", "--trials", "3", "--finalists", "1", "--repeats", "1", "--search", "sobol"]
-    words += ["--workers", "1", "--address", ray_cluster]
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "pipelines.cli", *words]
-    environment = {**os.environ, "PYTHONPATH": paths}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    ledger, deadline = output / LEDGER_FILE, time.monotonic() + 150
-    while len(read_ledger(ledger)) < 1 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when_held(["-c", DRIVER, "6", *words])
+    ledger = output / LEDGER_FILE
     before = read_ledger(ledger)
-    assert 1 <= len(before) < 3
+    assert [trial.number for trial in before] == [0]  # the next was judged twice of four times
     kept = {path: path.stat().st_mtime_ns for path in output.rglob("*.npz")}
     assert kept
-    monkeypatch.setattr("tune.search_on_ray.search_on_ray", search_here)
     assert cli.main([*words, "--resume"]) == 0
     said = capsys.readouterr().out
     trials = read_ledger(ledger)

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,71 +11,42 @@ from pipelines import cli
 from pipelines.detect_config import read_detect_settings
 from tune.sweep import LEDGER_FILE, read_ledger
 
+from .search_here import kill_in_mid_search, kill_when_held
+
 pytest.importorskip("matplotlib")
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.timeout(240),
-    # Ray leaves sockets and files to the interpreter's end, and warns of its own coming changes.
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-# The command, slow enough to be killed in the midst of its pass; each photo is a part.
-COMMAND = """
-import sys, time
+# The command, which holds still in the midst of its pass; each photo is a part.
+IN_ITS_PASS = """
+import sys
 from pipelines import cli
 from retinafocus import Detector
+from search_here import holding_at
 from tune import photo_parts
 
 photo_parts.PHOTOS_IN_A_PART = 1
-look = Detector.look
-
-
-def slow_look(self, prepared):
-    time.sleep(0.3)
-    return look(self, prepared)
-
-
-Detector.look = slow_look
+Detector.look = holding_at(4, Detector.look)
 sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-def _killed_when(enough: Callable[[], bool], script: Path, words: list[str]) -> None:
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.Popen(
-        [sys.executable, str(script), *words], env={**os.environ, "PYTHONPATH": paths},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 90
-    while not enough() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-
-
 def test_killed_search_goes_on_and_ends_as_one_that_was_not(
-    ray_cluster: str, labelled_folder: Path, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    script, output = tmp_path / "command.py", tmp_path / "out"
-    script.write_text(COMMAND)
+    searches_here: None, labelled_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
     words = ["tune", "thresholds", str(labelled_folder), "--engine", "torch", "--search", "sobol", "--workers", "1"]
-    words += ["--trials", "64", "--address", ray_cluster, "-o"]
+    words += ["--trials", "64", "-o"]
 
     def parts() -> dict[str, int]:
         return {path.name: path.stat().st_mtime_ns for path in (output / "raw" / "photos").glob("*.parquet")}
 
-    _killed_when(lambda: len(parts()) >= 2, script, [*words, str(output)])
+    kill_when_held(["-c", IN_ITS_PASS, *words, str(output)])
     first = parts()
-    assert 2 <= len(first) < 8
-    _killed_when(lambda: len(read_ledger(output / LEDGER_FILE)) >= 8, script, [*words, str(output)])
+    assert len(first) == 3
+    kill_in_mid_search(13, [*words, str(output)])
     looked, before = parts(), read_ledger(output / LEDGER_FILE)
     assert len(looked) == 8
     assert first.items() <= looked.items()  # what was there was not looked at again
-    assert 8 <= len(before) < 64
+    assert len(before) == 8  # a batch; the next was under way
     assert cli.main([*words, str(output)]) == 2
     assert "there is a search in it already; add --resume" in capsys.readouterr().err
     assert cli.main([*words, str(output), "--resume"]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,12 @@ def test_nothing_is_known_without_a_header_or_a_measured_network(
     assert expected_bytes(planned, []) == {"cpu": None}
 
 
+@pytest.mark.parametrize("name", [b"huge.jpg", b"hug\xe9.jpg"], ids=["a name", "a name that is no text"])
 def test_command_reads_no_photo_that_may_kill_and_no_huge_file_whole(
-    archive: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    archive: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes
 ) -> None:
     (tmp_path / "photos").mkdir()
-    huge = tmp_path / "photos" / "huge.jpg"
+    huge = tmp_path / "photos" / os.fsdecode(name)
     with huge.open("wb") as file:
         file.write(b"\xff\xd8\xff\xe0")  # a JPEG by its first bytes, then nothing that tells
         file.truncate(worker_memory.WHOLE_BYTES + 1)
