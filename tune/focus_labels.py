@@ -218,9 +218,9 @@ def model_settings(job: LabelsJob, preset: Preset) -> ModelConfig:
 
 def _prepared(known: _Known) -> tuple[LabelTrials, dict[str, Any]]:
     """What trials need, looked at once; and all that it depends on."""
-    maps = maps_read_by(features_of(known.space, known.present))
-    judge, judged = _judged(known, maps)
-    crops, learned = _crops(known, maps)
+    features = features_of(known.space, known.present)
+    judge, judged = _judged(known, judged_maps(features, known.detector.preset if known.with_branch else None))
+    crops, learned = _crops(known, maps_read_by(features))
     trials = LabelTrials(
         weights=known.weights.resolve(), crops=crops, judge=judge, present=known.present, steps=known.job.steps,
         loss=known.config.loss,
@@ -229,6 +229,16 @@ def _prepared(known: _Known) -> tuple[LabelTrials, dict[str, Any]]:
     # What `learned` and `judged` hold is told apart where it can be, for whoever goes on with other settings.
     record |= {name: getattr(known.job, name) for name in ("crops", "batch", "min_face", "by_people")}
     return trials, record | {"steps_of_training": known.job.steps, "loss": settings_toml(known.config.loss)}
+
+
+def judged_maps(features: Sequence[str], own: Preset | None) -> tuple[str, ...]:
+    """The maps of photos that branches are judged on: beside those of the search, the one that the weights' own reads.
+
+    Args:
+        features: that branches of the search may read.
+        own: of weights that came with a branch.
+    """
+    return maps_read_by([*features, *([] if own is None or own.focus is None else [own.focus.feature])])
 
 
 def _judged(known: _Known, maps: Sequence[str]) -> tuple[JudgeFiles, str]:

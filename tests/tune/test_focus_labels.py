@@ -29,7 +29,15 @@ from retinafocus.training.focus_heads import Head
 from retinafocus.training.losses import LossConfig
 from retinafocus.training.targets import FocusLabelConfig
 from retinafocus.weights import find_weights, load_model
-from tune.focus_labels import LabelsJob, finalists_of, halves, model_settings, present_head, tune_focus_labels
+from tune.focus_labels import (
+    LabelsJob,
+    finalists_of,
+    halves,
+    judged_maps,
+    model_settings,
+    present_head,
+    tune_focus_labels,
+)
 from tune.kept_maps import CropMaps, PhotoMaps
 from tune.label_judge import LED, ROUTES, JudgeFiles, LabelJudge, led_at, mpx_of, precision, really_found
 from tune.label_report import points_of, verdict
@@ -70,6 +78,13 @@ def test_default_space_holds_the_present_choice() -> None:
         "C4",
         "P3",
     ]
+
+
+def test_weights_own_branch_is_judged_though_the_search_never_reads_its_map(detector: RetinaFocus) -> None:
+    assert detector.preset.focus is not None
+    own = dataclasses.replace(detector.preset, focus=dataclasses.replace(detector.preset.focus, feature="P2"))
+    assert judged_maps(["C4"], own) == ("c2", "c4", "p3")
+    assert judged_maps(["C4"], dataclasses.replace(own, focus=None)) == judged_maps(["C4"], None) == ("c4",)
 
 
 def test_space_of_the_documents_is_the_default_one() -> None:
