@@ -13,7 +13,7 @@ told apart. Of the rest it tells
 * slower workers: milliseconds of a worker for a photo, by stage, and how many times those of one alone (in brackets).
   Workers share memory, caches and cores;
 * waiting at the end: workers that have no shard left while another is at its last, of all time of the workers;
-* the model: what `plan --sample 64 --workers N --cluster NODES` expects, its start apart.
+* the model: what `plan --sample 256 --workers N --cluster NODES` expects, its start apart.
 
 Needs a quiet machine with as many cores as workers. Prints a Markdown table; benchmarks/README.md holds recorded ones.
 """
@@ -43,7 +43,7 @@ from retinafocus.detector import DetectorConfig
 from retinafocus.runs import open_run
 from retinafocus.storage import StorageConfig
 
-SAMPLE = 64
+SAMPLE = 256
 """Photos that the model knows the time of."""
 
 

@@ -10,6 +10,10 @@ from pipelines.cluster_model import Node, PhotoCost, Prediction, predict
 from pipelines.report import duration
 from pipelines.sampling import STEPS, Measured
 
+ENOUGH = 256
+"""Photos of a sample whose shards have 16 or more, as those of an archive have: with 64, times were 9 to 26 % too long
+(benchmarks/README.md)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterJob:
@@ -49,6 +53,11 @@ def sample_words(measured: Measured, photos: int, workers: int, price_per_hour: 
     ]
     if price_per_hour is not None:
         lines[-1] += f", {price_per_hour * seconds / 3600:,.2f} at {price_per_hour:g} an hour"
+    if measured.photos < min(ENOUGH, photos):
+        lines.append(
+            f"note     of fewer than {ENOUGH:,} photos the shards are so small that their beginnings count, when a "
+            "photo is decoded and the network waits: all of the archive goes faster than this"
+        )
     if measured.workers < workers:
         lines.append(
             f"note     the sample was cut into too few shards for {workers} workers; take a larger one to see what "

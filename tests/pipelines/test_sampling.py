@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,10 @@ def test_time_and_price_of_all_are_said() -> None:
     assert "0.500 s a photo and worker, 4.0 photos/s" in words
     assert "about 34.7 h [95 %: about 31.2 h to about 38.2 h, from how photos differ], 69.44 at 2 an hour" in words
     assert "too few shards for 4 workers" in words
-    assert "note" not in "\n".join(sample_words(measured, 1_000_000, 2, None))
+    assert "of fewer than 256 photos" in words
+    enough = replace(measured, photos=256)
+    assert "note" not in "\n".join(sample_words(enough, 1_000_000, 2, None))
+    assert "note" not in "\n".join(sample_words(measured, 100, 2, None))  # all of them: there is nothing more to say
 
 
 def test_plan_with_a_sample_and_clusters(archive: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
