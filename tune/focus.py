@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from retinafocus.datasets.labelled import LabelledPhoto
 from retinafocus.detector import Detector, DetectorConfig
 from retinafocus.engines import Engine, resolve_engine
 from retinafocus.errors import RunError, SettingsError
+from retinafocus.evaluation.matching import box_areas
 from retinafocus.postprocessing import PostConfig
 from retinafocus.storage import open_storage
 from retinafocus.weights import find_weights, read_info
@@ -46,6 +48,9 @@ COSTS = {"mpx": "network Mpx a photo", "core-seconds": "core-seconds of the netw
 
 CHECKED = 5
 """Trials, drawn at random, that are checked beside the chosen one."""
+
+MOST_OFF = 0.003
+"""AP (0..1) by which a trial may differ from the cascade itself before the summary warns of it."""
 
 EXHAUSTIVE: Settings = {"cascade.mode": "exhaustive"}
 
@@ -128,8 +133,10 @@ def tune_focus(job: FocusJob, progress: Progress) -> str:
     require_matplotlib()
     space = parse_space(SPACE, "default space") if job.space is None else read_space(Path(job.space))
     check_space(space)
-    photos = labelled_photos(job.folder, by_people=job.by_people)
-    others = {folder: labelled_photos(folder, by_people=job.by_people) for folder in job.report_folders}
+    photos, *others = (
+        labelled_photos(folder, by_people=job.by_people, min_face=job.detector.min_face)
+        for folder in (job.folder, *job.report_folders)
+    )
     output, weights = Path(job.output), find_weights(job.weights)
     info = read_info(weights)
     if info.preset.focus is None:
@@ -138,6 +145,9 @@ def tune_focus(job: FocusJob, progress: Progress) -> str:
     engine = Detector.from_pretrained(weights, detector).engine
     routes = [*routes_of_space(space), detect_settings(EXHAUSTIVE).cascade]
     record = _answers_depend_on(detector, engine, info.sha256)
+    start = (defaults_of(space, info.preset), EXHAUSTIVE)
+    judged = {"labels": labels_digest(photos), "look_at_chips": job.look_at_chips}
+    sweep = _sweep(job, space, start, record | judged)  # its settings are checked before the long pass
     with sole_use(output):
         _cache(output / "levels", photos, engine, routes, record, progress)
         costs = _costs(output / "costs.json", engine)
@@ -145,11 +155,9 @@ def tune_focus(job: FocusJob, progress: Progress) -> str:
             cache=(output / "levels").resolve(), photos=photos, weights=weights.resolve(), detector=detector,
             costs=costs, look_at_chips=job.look_at_chips,
         )  # fmt: skip
-        start = (defaults_of(space, info.preset), EXHAUSTIVE)
-        record |= {"labels": labels_digest(photos), "look_at_chips": job.look_at_chips}
         with LiveTable(job.trials, job.objectives) as table:
-            tried = run_sweep(_sweep(job, space, start, record), trials, table.tell)
-        return _report(job, trials, engine, tried, others, progress)
+            tried = run_sweep(sweep, trials, table.tell)
+        return _report(job, trials, engine, tried, dict(zip(job.report_folders, others, strict=True)), progress)
 
 
 def _answers_depend_on(detector: DetectorConfig, engine: Engine, weights_sha256: str) -> dict[str, Any]:
@@ -173,15 +181,16 @@ def _cache(
         progress.stop()
 
 
-def labelled_photos(folder: str, *, by_people: bool) -> list[LabelledPhoto]:
+def labelled_photos(folder: str, *, by_people: bool, min_face: float = 0.0) -> list[LabelledPhoto]:
     """What settings are measured on.
 
     Args:
         folder: in the Parquet form.
         by_people: leave out photos whose faces were all labelled by detectors.
+        min_face: the smallest wanted face, in photo pixels.
 
     Raises:
-        SettingsError: there is no such folder, or no face in it.
+        SettingsError: there is no such folder, or no wanted face in it.
         LabelError: the labels cannot be read.
     """
     photos = read_folder(folder)
@@ -189,8 +198,9 @@ def labelled_photos(folder: str, *, by_people: bool) -> list[LabelledPhoto]:
     photos = [dataclasses.replace(photo, path=photo.path.absolute()) for photo in photos]
     if by_people:
         photos = [photo for photo in photos if not photo.kinds or "human" in photo.kinds]
-    if not any(len(photo.boxes) for photo in photos):
-        raise SettingsError(f"{folder}: no photo has a labelled face; there is nothing to measure")
+    if not any((box_areas(photo.boxes.astype(float)) >= min_face**2).any() for photo in photos):
+        least = f" of {min_face:g} px or more" if min_face else ""
+        raise SettingsError(f"{folder}: no photo has a labelled face{least}; there is nothing to measure")
     return photos
 
 
@@ -326,6 +336,7 @@ def settings_file(job: FocusJob, chosen: Trial, default: Trial) -> str:
         "# Chosen by `retinafocus tune focus`; for `retinafocus detect --config`.",
         f"# Trial {chosen.number}: {_words(chosen)}.",
         f"# Default settings: {_words(default)}.",
+        *([] if job.weights is None else [f"# For --weights {job.weights}, with which it was searched."]),
     ]
     return "\n".join(comments) + "\n\n" + settings_toml(settings)
 
@@ -339,7 +350,9 @@ def _checked(
     if new:
         progress.note(f"checking {new} trials, the chosen one and others drawn at random, with the cascade itself")
     rows = [before.get(trial.number) or _check(trials, engine, trial) for trial in asked]
-    pq.write_table(pa.Table.from_pylist(rows), path)
+    # Its name appears when it is whole: a later command reads it, also after a kill.
+    pq.write_table(pa.Table.from_pylist(rows), path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
     return rows
 
 
@@ -366,6 +379,12 @@ def _check_words(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         lines.append(
             f"         {row['trial']:>5}   {100 * row['ap']:>8.2f}   {interval:>24}   "
             f"{100 * (row['ap'] - row['ap_cascade']):>+10.2f}   {row['mpx']:>9.5f}   {row['mpx_cascade']:>18.5f}"
+        )
+    far = [row for row in rows if abs(row["ap"] - row["ap_cascade"]) > MOST_OFF or row["mpx"] != row["mpx_cascade"]]
+    if far:
+        lines.append(
+            f"warning  {len(far)} of these {len(rows)} are more than {100 * MOST_OFF:g} points of AP from the cascade "
+            "or not its pixels: so may others be, and the choice rests on them; --chips looked-at is exact (another -o)"
         )
     return lines
 

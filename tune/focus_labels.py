@@ -132,6 +132,7 @@ def tune_focus_labels(job: LabelsJob) -> str:
     """
     require_matplotlib()
     known = _read(job)
+    _sweep(known, {})  # its settings are checked before the long passes
     with sole_use(Path(job.output)):
         trials, record = _prepared(known)
         sweep = _sweep(known, record)
@@ -347,7 +348,8 @@ def _finals(
     with LiveTable(len(start), FINAL_OBJECTIVES) as table:
         finals = run_sweep(final, prepare, table.tell)
     if failed := [trial for trial in finals if trial.error]:
-        raise RunError(f"{folder}: a finalist failed: {failed[0].error}")
+        told = f"a finalist failed: {failed[0].error}"
+        raise RunError(f"{folder}: {told}; mend that and delete this folder, then --resume trains finalists again")
     return finals, points_of(finals, folder, known.present)
 
 

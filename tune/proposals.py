@@ -37,6 +37,18 @@ class Proposals(Protocol):
         ...
 
 
+def check_search(search: str) -> None:
+    """Refuse a search that is none.
+
+    Raises:
+        SettingsError: there is no such search, or Optuna is not installed.
+    """
+    if search not in SEARCHES:
+        raise SettingsError(f"search is {search!r}; choose one of {', '.join(SEARCHES)}")
+    if search == "optuna" and not _has_optuna():
+        raise SettingsError("search is 'optuna', which is not installed; pip install optuna, or choose sobol")
+
+
 def make_proposals(
     search: str,
     space: Space,
@@ -59,14 +71,14 @@ def make_proposals(
     Raises:
         SettingsError: there is no such search, or Optuna is not installed.
     """
-    if search not in SEARCHES:
-        raise SettingsError(f"search is {search!r}; choose one of {', '.join(SEARCHES)}")
-    installed = importlib.util.find_spec("optuna") is not None
-    if search == "optuna" and not installed:
-        raise SettingsError("search is 'optuna', which is not installed; pip install optuna, or choose sobol")
-    if search == "sobol" or not installed:
+    check_search(search)
+    if search == "sobol" or not _has_optuna():
         return SobolProposals(space, seed, start)
     return OptunaProposals(space, seed, objectives, start, spread)
+
+
+def _has_optuna() -> bool:
+    return importlib.util.find_spec("optuna") is not None
 
 
 class SobolProposals:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from retinafocus.errors import RunError, SettingsError
 from retinafocus.storage import open_storage
-from tune.proposals import OptunaProposals, Proposals, make_proposals, spread_of
+from tune.proposals import OptunaProposals, Proposals, check_search, make_proposals, spread_of
 from tune.space import Settings, Space
 
 LEDGER_FILE = "trials.jsonl"
@@ -119,6 +119,7 @@ class SweepJob:
             raise SettingsError("cpus is 0; a trial needs a part of a CPU, or all would run at once")
         if self.seed < 0:
             raise SettingsError(f"seed is {self.seed}; choose 0 or more")
+        check_search(self.search)
         if self.steps > 1 and self.batch > 1:
             raise SettingsError("batch must be 1 where trials can be left early")
 

@@ -71,7 +71,7 @@ class LiveTable:
         table = Table(title=self._line(), title_justify="left")
         for name in ("trial", *names):
             table.add_column(name, justify="right")
-        shown = front[:: max(1, len(front) // ROWS)][:ROWS]
+        shown = front[:: max(1, -(-len(front) // ROWS))]
         for trial in shown:
             table.add_row(str(trial.number), *(f"{trial.results[name]:.4g}" for name in names))
         return table

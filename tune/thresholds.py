@@ -177,6 +177,7 @@ def settings_file(job: ThresholdsJob, comparison: Comparison) -> str:
         *(f"#   {name}: {comparison.point('reported on', name)}" for name in comparison.settings),
         "# Tables then have no faces below score_threshold. To keep more and show as many, set it lower here, and give",
         "# the number to `retinafocus draw --score-threshold` and to queries.",
+        *([] if job.weights is None else [f"# For --weights {job.weights}, with which they were searched."]),
     ]
     return "\n".join(comments) + "\n\n" + settings_toml(settings)
 

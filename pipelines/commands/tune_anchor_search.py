@@ -11,8 +11,8 @@ from pipelines.commands.tune_anchors import add_seen_options
 EPILOG = """\
 examples:
   retinafocus tune anchor-search data/train -o search --config mine.toml    the best with as many as the preset has
-  retinafocus tune anchor-search data/train -o search --resume --max-per-cell 3
-  retinafocus tune anchor-search data/train -o search --resume --min-measure 0.6    the fewest with this mean IoU
+  retinafocus tune anchor-search data/train -o search --config mine.toml --resume --max-per-cell 3
+  retinafocus tune anchor-search data/train -o search --config mine.toml --resume --min-measure 0.6    the fewest
   retinafocus tune anchor-search data/train -o free --space free.toml --trials 5000 --search sobol
   retinafocus train --config search/anchors.toml -o runs/mine
   retinafocus tune training --config mine.toml --space search/training-space.toml -o compared

@@ -10,8 +10,8 @@ from pipelines.commands.search import add_search_options, run_search, search_set
 EPILOG = """\
 examples:
   retinafocus tune focus-labels data/train --judge data/val4k -o labels --config configs/mobile025-focus.toml
-  retinafocus tune focus-labels data/train --judge data/val4k -o labels --space mine.toml --trials 60 --time 120
-  retinafocus tune focus-labels data/train --judge data/val4k -o labels --resume      goes on after a kill
+  retinafocus tune focus-labels data/train --judge data/val4k -o labels --config configs/mobile025-focus.toml --resume
+  retinafocus tune focus-labels data/train --judge data/val4k -o other --space mine.toml --trials 60 --time 120
   retinafocus train --config labels/settings.toml -o runs/mine
 
 Which map the focus branch should read, and which faces it should mark (a, b, c): short trainings of the branch on the

@@ -26,6 +26,8 @@ from tune.proposals import make_proposals
 from tune.space import parse_space
 from tune.sweep import LEDGER_FILE, RECORD_FILE, Evaluate, Prepare, SweepJob, SweepPlan, read_ledger, run_sweep
 
+from .search_here import kill_when_held
+
 pytest.importorskip("matplotlib")
 
 pytestmark = [
@@ -149,7 +151,17 @@ def _by_value(function: Prepare) -> Prepare:
     return function
 
 
-def test_tune_focus_from_end_to_end(
+FOCUS_DRIVER = """
+import sys
+from search_here import main
+from tune import focus_trials
+
+focus_trials.SIDES = (64, 128)  # larger ones take seconds to time
+sys.exit(main())
+"""
+
+
+def test_tune_focus_from_end_to_end_with_a_kill_in_the_middle(
     ray_cluster: str,
     labelled_folder: Path,
     tmp_path: Path,
@@ -165,8 +177,15 @@ def test_tune_focus_from_end_to_end(
     )
     output, labelled = Path("out"), os.path.relpath(labelled_folder)
     words = ["tune", "focus", labelled, "-o", "out", "--space", "space.toml", "--engine", "torch"]
-    words += ["--trials", "6", "--workers", "1", "--search", "sobol", "--address", ray_cluster]
-    assert cli.main(words) == 0
+    words += ["--trials", "6", "--workers", "1", "--search", "sobol"]
+    kill_when_held(["-c", FOCUS_DRIVER, "6", *words])
+    before = read_ledger(output / LEDGER_FILE)
+    assert [trial.number for trial in before] == [0, 1, 2, 3]  # a batch; the next was under way
+    looked = {path: path.stat().st_mtime_ns for path in output.glob("levels/*.parquet")}
+    words += ["--address", ray_cluster]
+    assert cli.main([*words, "--resume"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in output.glob("levels/*.parquet")} == looked, "looked at again"
+    assert read_ledger(output / LEDGER_FILE)[: len(before)] == before
     said = capsys.readouterr().out
     assert "trials   6, 0 failed" in said
     check = pq.read_table(output / "check.parquet").to_pylist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipelines import cli
 from pipelines.commands.search import run_search
 from pipelines.detect_config import read_detect_settings
 from pipelines.planning import detector_config
+from pipelines.report import Progress
 from retinafocus.cascade import CascadeConfig
 from retinafocus.datasets.labelled import LabelledPhoto
 from retinafocus.detector import Detector, DetectorConfig
@@ -23,7 +25,7 @@ from retinafocus.focus.chips import ChipConfig
 from retinafocus.models import get_preset
 from retinafocus.postprocessing import PostConfig
 from retinafocus.weights import find_weights
-from tune.focus import FocusJob, choose, labels_digest, settings_file
+from tune.focus import FocusJob, _check_words, choose, labels_digest, settings_file, tune_focus
 from tune.focus_trials import (
     SPACE,
     FocusTrials,
@@ -81,6 +83,38 @@ def test_wish_that_no_trial_fulfils_is_answered_with_the_nearest() -> None:
 def test_job_that_makes_no_sense_is_refused(words: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         FocusJob(folder="a", output="b", **words)
+
+
+def test_trials_that_are_not_what_the_cascade_does_are_warned_of() -> None:
+    def row(ap: float, mpx: float) -> dict[str, float]:
+        return {"trial": 4, "ap": ap, "ap_cascade": 0.9, "ap_low": 0.8, "ap_high": 0.95, "mpx": mpx, "mpx_cascade": 2.0}
+
+    near = [row(0.9, 2.0), row(0.9029, 2.0), row(0.8971, 2.0)]
+    assert not any("warning" in line for line in _check_words(near))
+    for far in (row(0.9031, 2.0), row(0.8969, 2.0), row(0.9, 2.001)):
+        assert _check_words([*near, far])[-1].startswith("warning  1 of these 4 are more than 0.3 points of AP from")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param({"trials": 0}, "trials is 0; choose at least 1", id="trials"),
+        pytest.param({"search": "grid"}, "search is 'grid'", id="search"),
+        pytest.param(
+            {"detector": DetectorConfig(min_face=300.0, engine="torch")},
+            "labelled.*: no photo has a labelled face of 300 px or more; there is nothing to measure", id="faces",
+        ),
+    ],
+)  # fmt: skip
+def test_search_that_cannot_be_is_refused_before_its_long_pass(
+    labels_alone: Path, tmp_path: Path, words: dict[str, Any], message: str
+) -> None:
+    """The pictures are not even there."""
+    pytest.importorskip("matplotlib")
+    job = FocusJob(folder=str(labels_alone), output=str(tmp_path / "out"), **words)
+    with pytest.raises(SettingsError, match=message):
+        tune_focus(job, Progress(finds=False))
+    assert not (tmp_path / "out").exists()
 
 
 def test_labels_decide_whether_a_search_goes_on() -> None:
@@ -148,6 +182,22 @@ def test_chosen_settings_change_what_detect_does(tmp_path: Path) -> None:
     assert found.post.nms_iou == post.nms_iou == 0.33
     assert found.score_threshold == 0.3  # what is measured down to 0.02 is not what tables keep
     assert "# Trial 7: AP 90.00 %" in path.read_text()
+    others = FocusJob(folder="a", output="b", weights="w.safetensors")
+    path.write_text(settings_file(others, trial(7, 0.9, 1.0, **settings), FRONT[0]))
+    assert "# For --weights w.safetensors, with which it was searched." in path.read_text()
+    assert detector_config(cli._parser().parse_args(words)) == found
+
+
+def test_detections_with_settings_of_trials_cost_what_these_say(tmp_path: Path) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (480, 480, 3), np.uint8)
+    pixels = []
+    for settings in ({"cascade.chips.0.threshold": 1.0, "cascade.zoom": 4}, {"cascade.mode": "exhaustive"}):
+        path = tmp_path / "settings.toml"
+        path.write_text(settings_file(FocusJob(folder="a", output="b"), trial(7, 0.9, 1.0, **settings), FRONT[0]))
+        config = detector_config(cli._parser().parse_args(["detect", "photos", "-o", "out", "--config", str(path)]))
+        detector = Detector.from_pretrained(None, dataclasses.replace(config, engine="torch", device="cpu", threads=1))
+        pixels.append(detector.look(detector.prepare(photo)).pixels_processed)
+    assert 2 * pixels[0] < pixels[1], "no chip: the coarsest level alone"
 
 
 def test_costs_of_looks_are_measured() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,15 @@ def test_job_that_makes_no_sense_is_refused(changes: dict[str, Any], message: st
 def test_photos_to_judge_on_are_not_those_that_are_learned_from(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="branches learn from these photos; judge them on others"):
         tune_focus_labels(dataclasses.replace(JOB, folder=str(tmp_path), judge=f"{tmp_path}/../{tmp_path.name}"))
+
+
+def test_search_that_cannot_be_is_refused_before_its_long_passes(labels_alone: Path, tmp_path: Path) -> None:
+    """The pictures are not even there."""
+    shutil.copytree(labels_alone, tmp_path / "judge")
+    job = LabelsJob(folder=str(labels_alone), judge=str(tmp_path / "judge"), output=str(tmp_path / "out"), trials=0)
+    with pytest.raises(SettingsError, match="trials is 0; choose at least 1"):
+        tune_focus_labels(job)
+    assert not (tmp_path / "out").exists()
 
 
 def test_photos_that_two_folders_share_are_refused(tmp_path: Path) -> None:

@@ -148,6 +148,7 @@ def test_table_has_a_column_for_each_setting_and_result() -> None:
         pytest.param({"workers": 0}, "workers is 0", id="workers"),
         pytest.param({"seconds": 0.0}, "time is 0 s", id="time"),
         pytest.param({"seed": -1}, "seed is -1", id="seed"),
+        pytest.param({"search": "grid"}, "search is 'grid'; choose one of auto", id="search"),
         pytest.param({"gpus": -1.0}, "gpus is -1", id="GPUs"),
         pytest.param({"cpus": 0.0}, "cpus is 0; a trial needs a part of a CPU", id="CPUs"),
         pytest.param({"steps": 3}, "batch must be 1 where trials can be left early", id="steps"),
@@ -187,3 +188,14 @@ def test_terminal_shows_the_front_and_need_not_be_drawn_for_each_trial(monkeypat
     assert len(drawn) < 200
     assert "trials 2,000 of 2,000" in terminal.getvalue()
     assert "1999" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("many", [1, 12, 13, 23, 24, 100])
+def test_terminal_shows_both_ends_of_a_long_front(many: int) -> None:
+    table = LiveTable(many, OBJECTIVES, io.StringIO())
+    for number in range(many):
+        table.tell(trial(number, number, number))
+    rows = [int(str(cell)) for cell in table._table().columns[0].cells]
+    assert len(rows) <= sweep_report.ROWS
+    assert rows[0] == many - 1  # the best, which costs most
+    assert rows[-1] < max(1, many / 6)
