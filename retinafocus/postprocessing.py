@@ -27,7 +27,8 @@ class PostConfig:
 
     score_floor: float = 0.02
     """Candidates below this probability are never touched. 0.02 for evaluation; the detector raises it to its score
-    threshold, which changes nothing above that threshold: a box is only ever removed by a better one. Voting
+    threshold, which changes nothing above that threshold: a box is only ever removed, or made less sure, by a
+    better one. Voting
     (`WholeLooks.voting`) is another matter: there the worse boxes have a part in the better one."""
 
     top_k: int | None = 5000
@@ -38,6 +39,10 @@ class PostConfig:
     nms_iou: float = 0.4
     """Of two boxes that overlap more than this (intersection over union), the one with the lower score is dropped."""
 
+    soft_sigma: float = 0.0
+    """Above 0, soft-NMS takes the place of that: a box that overlaps a better one keeps exp(-IoU^2 / soft_sigma) of its
+    score, and goes only when that falls below the floor. AutoFocus has 0.55. 0: boxes are dropped by `nms_iou`."""
+
     keep_top_k: int | None = 20_000
     """Faces kept per photo, best first. The published 750 is fewer than one WIDER FACE picture has. None: all."""
 
@@ -46,6 +51,8 @@ class PostConfig:
             raise SettingsError(f"post.score_floor is {self.score_floor}; choose a probability of 0 or more, below 1")
         if not 0 <= self.nms_iou <= 1:
             raise SettingsError(f"post.nms_iou is {self.nms_iou}; choose 0..1")
+        if not 0 <= self.soft_sigma < math.inf:
+            raise SettingsError(f"post.soft_sigma is {self.soft_sigma}; choose a number above 0, or 0 for hard NMS")
         for name in ("top_k", "keep_top_k"):
             limit = getattr(self, name)
             if limit is not None and limit < 1:

@@ -44,6 +44,7 @@ SPACE = """\
 "cascade.overlap" = { from = 0.5, to = 1.0 }
 "cascade.left_to_finer" = { from = 1.0, to = 3.0 }
 "post.nms_iou" = { from = 0.25, to = 0.6 }
+"post.soft_sigma" = [0.0, 0.3, 0.55]
 """
 """What is searched if no file says so."""
 

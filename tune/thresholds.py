@@ -105,6 +105,8 @@ def tune_thresholds(job: ThresholdsJob, progress: Progress) -> str:
     require_matplotlib()
     space = parse_space(SPACE, "default space") if job.space is None else read_space(Path(job.space))
     check_space(space)
+    if sigma := job.settings.post.soft_sigma:
+        raise SettingsError(f"post.soft_sigma is {sigma:g}; thresholds are searched for hard NMS; set it to 0")
     choosing, reporting = _splits(job)
     weights = find_weights(job.weights)
     info = read_info(weights)

@@ -9,9 +9,10 @@ of sizes for each scale.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,10 +24,14 @@ from retinafocus.focus.settings import LEFT_TO_FINER
 from retinafocus.levels import Level
 from retinafocus.nms import nms
 from retinafocus.postprocessing import Candidates
+from retinafocus.soft_nms import soft_nms
 from retinafocus.voting import Voting, vote, weighted_means
 
 # Candidates times looks that are compared at a time: some 10 MB of intermediate arrays.
 PAIRS_AT_A_TIME = 2**20
+
+SoftNms = Callable[[NDArray[np.float32], NDArray[np.float32]], tuple[NDArray[np.int64], NDArray[np.float32]]]
+"""`soft_nms` with its settings."""
 
 
 class Verdict(IntEnum):
@@ -71,6 +76,8 @@ class Stack:
     """(N, 4) float32 xyxy, pixels of the upright original photo, cut at its border."""
 
     scores: NDArray[np.float32]
+    """(N,) float32; with soft-NMS what is left of them."""
+
     levels: NDArray[np.int16]
     verdicts: NDArray[np.int8]
     """(N,) each; `Verdict`."""
@@ -84,6 +91,8 @@ def stack(
     keep_top_k: int | None,
     left: float = LEFT_TO_FINER,
     voting: Voting | None = None,
+    soft_sigma: float = 0.0,
+    score_floor: float = 0.0,
 ) -> Stack:
     """Unite what was found. The order of the looks does not matter to `faces`.
 
@@ -97,6 +106,8 @@ def stack(
         keep_top_k: faces kept, best first; None for all.
         left: up to so many times the lower end of its level's range a face is left to a finer look.
         voting: unite candidates that overlap instead, at its own threshold; the best one's verdict is KEPT.
+        soft_sigma: above 0, candidates that overlap a better one lose score instead; see `soft_nms`.
+        score_floor: those that fall below it then are duplicates.
 
     Returns:
         Boxes inside the photo, in pixels of the upright original photo; equal scores are ordered from top to bottom.
@@ -120,7 +131,8 @@ def stack(
     unseen = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
     verdicts[unseen & (verdicts == Verdict.KEPT)] = Verdict.OUTSIDE
     if voting is None:
-        faces = _without_duplicates(boxes, scores, landmarks, levels, verdicts, nms_iou, keep_top_k)
+        soft = partial(soft_nms, sigma=soft_sigma, floor=score_floor) if soft_sigma else None
+        faces = _without_duplicates(boxes, scores, landmarks, levels, verdicts, nms_iou, soft, keep_top_k)
     else:
         faces = _voted(boxes, scores, landmarks, levels, verdicts, voting, keep_top_k)
     return Stack(faces, boxes, scores, levels, verdicts)
@@ -205,12 +217,18 @@ def _without_duplicates(
     levels: NDArray[np.int16],
     verdicts: NDArray[np.int8],
     nms_iou: float,
+    soft: SoftNms | None,
     keep_top_k: int | None,
 ) -> Faces:
-    """The faces, best first; the verdicts of all candidates that were kept so far are completed."""
+    """The faces, best first; the verdicts of all candidates that were kept so far are completed, and where it is soft
+    what is left of their scores."""
     kept: NDArray[np.int64] = np.nonzero(verdicts == Verdict.KEPT)[0]
     order = kept[_best_first(boxes[kept], scores[kept], levels[kept])]
-    alone = order[nms(torch.from_numpy(boxes[order]), torch.from_numpy(scores[order]), nms_iou).numpy()]
+    if soft is None:
+        alone = order[nms(torch.from_numpy(boxes[order]), torch.from_numpy(scores[order]), nms_iou).numpy()]
+    else:
+        best, scores[order] = soft(boxes[order], scores[order])
+        alone = order[best]
     verdicts[order] = Verdict.DUPLICATE
     verdicts[alone] = Verdict.LIMIT
     chosen: NDArray[np.int64] = alone[:keep_top_k]

@@ -204,6 +204,8 @@ class Way:
             self.looks,
             border=self.config.border,
             nms_iou=self.post.nms_iou,
+            soft_sigma=self.post.soft_sigma,
+            score_floor=self.post.score_floor,
             keep_top_k=self.post.keep_top_k,
             left=self.config.left_to_finer,
             voting=self.photo.voting,

@@ -32,6 +32,7 @@ precision = "int8"
 score_floor = 0.2
 top_k = 7
 nms_iou = 0.5
+soft_sigma = 0.55
 keep_top_k = 9
 
 [cascade]

@@ -150,6 +150,8 @@ def test_probability_does_not_depend_on_the_place_in_the_array() -> None:
         ),
         pytest.param("score_floor", math.nan, "post.score_floor is nan", id="floor nan"),
         pytest.param("nms_iou", 1.5, r"post.nms_iou is 1.5; choose 0\.\.1", id="overlap"),
+        pytest.param("soft_sigma", -0.5, "post.soft_sigma is -0.5; choose a number above 0, or 0 for hard", id="sigma"),
+        pytest.param("soft_sigma", math.inf, "post.soft_sigma is inf", id="sigma without end"),
         pytest.param("top_k", 0, "post.top_k is 0; choose at least 1, or None for no limit", id="top_k"),
         pytest.param("keep_top_k", -1, "post.keep_top_k is -1; choose at least 1, or None", id="keep_top_k"),
     ],

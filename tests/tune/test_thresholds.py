@@ -293,6 +293,12 @@ WORDS = ["tune", "thresholds", "choose", "-o", "out", "--config", "config.toml",
 WORDS += ["--search", "sobol", "--trials", "6", "--engine", "torch"]
 
 
+def test_thresholds_of_soft_nms_are_refused(two_folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (two_folders / "config.toml").write_text("[post]\nsoft_sigma = 0.5\n")
+    assert cli.main(WORDS) == 2
+    assert "post.soft_sigma is 0.5; thresholds are searched for hard NMS; set it to 0" in capsys.readouterr().err
+
+
 def test_chosen_on_one_folder_and_reported_on_another(two_folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     assert cli.main([*WORDS, "--report-folder", "report"]) == 0

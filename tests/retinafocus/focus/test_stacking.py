@@ -44,6 +44,28 @@ def faces_of(found: Sequence[tuple[Level, Candidates]], keep_top_k: int | None =
     return stack_of(*(whole(*one) for one in found), keep_top_k=keep_top_k).faces
 
 
+class TestSoftNms:
+    def test_overlap_with_a_face_of_another_level_costs_score(self) -> None:
+        one, other = level_of((100, 100)), level_of((100, 100), scale=0.5, index=1)
+        # 20 x 20 each, 10 apart: IoU 1/3.
+        looks = [whole(one, candidates_of((10, 10, 30, 30, 0.9), (60, 60, 80, 80, 0.7)))]
+        looks.append(whole(other, candidates_of((5, 10, 15, 20, 0.8))))
+        stacked = stack(looks, border=3, nms_iou=0.1, keep_top_k=None, soft_sigma=0.5, score_floor=0.02)
+        left = 0.8 * math.exp(-(1 / 9) / 0.5)
+        assert stacked.faces.scores == pytest.approx([0.9, 0.7, left])
+        assert stacked.faces.boxes.tolist() == [[10, 10, 30, 30], [60, 60, 80, 80], [10, 20, 30, 40]]
+        assert stacked.faces.levels.tolist() == [0, 0, 1]
+        assert stacked.scores == pytest.approx([0.9, 0.7, left])
+        assert (stacked.verdicts == Verdict.KEPT).all()
+
+    def test_what_falls_below_the_floor_is_a_duplicate_and_the_limit_counts_faces(self) -> None:
+        level = level_of((100, 100))
+        found = candidates_of((10, 10, 30, 30, 0.9), (10, 10, 30, 30, 0.5), (60, 60, 80, 80, 0.7))
+        stacked = stack([whole(level, found)], border=3, nms_iou=0.4, keep_top_k=1, soft_sigma=0.5, score_floor=0.1)
+        assert stacked.faces.scores == pytest.approx([0.9])
+        assert stacked.verdicts.tolist() == [Verdict.KEPT, Verdict.DUPLICATE, Verdict.LIMIT]
+
+
 class TestStack:
     def test_no_levels_and_no_candidates_are_no_faces(self) -> None:
         assert len(faces_of([])) == 0
