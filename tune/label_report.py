@@ -143,10 +143,12 @@ def _draw_curves(axes: Axes, points: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _logarithmic(axes: Axes) -> None:
-    """With numbers as people write them."""
-    axes.set_xscale("log")
+    """With numbers as people write them, far enough from each other to be read."""
+    from matplotlib.ticker import LogLocator
+
+    axes.set_xscale("log", subs=[])
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
 
 
 def _row(number: int, repeats: Sequence[Trial], present: Head) -> str:
